@@ -1,0 +1,72 @@
+/* kernelinfo: what a User-Mode Linux binary is and needs.
+ *
+ * kernelinfo_read() runs the binary with --version and --showconfig (um_arch.c,
+ * skas/config of arch/um: both print and exit before anything is set up).
+ * Blocking, bounded in time and output: for a pool thread, or a command line tool.
+ * It executes the file: only for files the caller's user may be trusted with;
+ * as root, pass a uid to drop to.
+ *
+ * kernelinfo_needs() only reads files: the ELF program headers (PT_INTERP,
+ * PT_DYNAMIC with DT_NEEDED; gabi chapter 5) of the binary and, recursively, of
+ * the shared libraries it needs, found in the loader's standard folders.  It lists
+ * what a jail must contain, each file at the path that the loader will look for.
+ */
+#ifndef UMLAUT_GUEST_KERNELINFO_H
+#define UMLAUT_GUEST_KERNELINFO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "lib/err.h"
+#include "lib/loop.h"
+
+#define KERNELINFO_RELEASE 65 /* as in struct utsname */
+#define KERNELINFO_TIMEOUT_MS 5000
+#define KERNELINFO_FILES_MAX 32
+#define KERNELINFO_PATH 256
+
+struct kernelinfo {
+	char release[KERNELINFO_RELEASE]; /* "6.1.176" */
+	/* From the kernel's configuration. */
+	bool vector;	  /* UML_NET_VECTOR: our NICs need it */
+	bool blk_dev_ubd; /* BLK_DEV_UBD=y */
+	bool mconsole;
+	bool initrd; /* BLK_DEV_INITRD */
+	bool ext4;   /* built in, not a module */
+	bool modules; /* loadable modules: it wants its modules disk */
+	bool ipv6;   /* built in */
+	bool seccomp_mode; /* UM seccomp user mode can be asked for with seccomp=on */
+	bool time_travel;
+	bool smp;
+	bool static_link;
+};
+
+/* Why a kernel cannot serve as a guest of ours: -EOPNOTSUPP and the missing
+ * feature by its CONFIG_ name (vector, ubd, mconsole, initrd, ext4), else 0. */
+int kernelinfo_usable(const struct kernelinfo *info, struct err *err);
+
+/* UID: to drop to when the caller is root, (uid_t)-1: do not drop. */
+int kernelinfo_read(const char *path, uid_t uid, uint32_t timeout_ms, struct kernelinfo *out,
+	struct err *err);
+
+/* The same in the loop's pool.  INFO is valid for the call, NULL when ERR is set. */
+typedef void kernelinfo_fn(void *arg, const struct err *err, const struct kernelinfo *info);
+int kernelinfo_start(struct loop *loop, const char *path, uid_t uid, kernelinfo_fn *fn, void *arg,
+	struct err *err);
+
+/* Decodes the two outputs.  Pure. */
+int kernelinfo_parse(const char *version, const char *config, struct kernelinfo *out,
+	struct err *err);
+
+struct kernelinfo_needs {
+	char files[KERNELINFO_FILES_MAX][KERNELINFO_PATH]; /* absolute, the loader first */
+	size_t count; /* 0: static */
+};
+/* -ENOEXEC: no ELF executable of this machine; -ENOENT: names the library.
+ * libgcc_s.so.1 is included for a dynamic kernel: libc loads it for
+ * pthread_cancel(), which a kernel calls at its exit. */
+int kernelinfo_needs(const char *path, struct kernelinfo_needs *out, struct err *err);
+
+#endif
