@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# TCP throughput between two guests on two hosts: Umlaut's overlay against a
+# hand-made tap, bridge and VXLAN path with the same kernel, image and underlay.
+# Both pairs stand ready; rounds alternate; medians are compared.
+. "$(dirname "$0")/../integration/lib.sh"
+rounds=${ROUNDS:-5} seconds=${SECONDS_EACH:-4}
+
+# An image with iperf3 and the libraries it needs.
+tree=$STATE/tree
+mkdir -p "$tree"/{bin,sbin,etc,proc,sys,dev,tmp,root,lib,lib64,usr/bin}
+cp /bin/busybox "$tree/bin/"
+for a in sh mount ip ifconfig sleep cat echo hostname poweroff ping mkdir dmesg; do ln -sf busybox "$tree/bin/$a"; done
+cp /usr/bin/iperf3 "$tree/bin/"
+ldd /usr/bin/iperf3 | grep -oE '/[^ ]+' | while read -r l; do mkdir -p "$tree$(dirname "$l")"; cp -L "$l" "$tree$l"; done
+mkdir -p "$tree/etc"; echo 'root:x:0:0::/root:/bin/sh' > "$tree/etc/passwd"
+
+testbed_up 2
+check "kernel" ctl kernel add debian /usr/bin/linux.uml --modules /usr/lib/uml/modules || exit 1
+check "image" ctl image add iperf --from "$tree" || exit 1
+cat > "$STATE/lab.yaml" <<'Y'
+name: tcp
+networks: {n: {subnet: 10.30.0.0/24}}
+defaults: {image: iperf, memory: 128M, cpus: 1, networks: [n], init: umlaut}
+guests:
+  s: {placement: {host: h1}, run: "iperf3 -s -D"}
+  c: {placement: {host: h2}}
+Y
+check "two guests on two hosts" ctl apply -f "$STATE/lab.yaml" --wait --timeout 60s || exit 1
+server=$(guest_json tcp/s 'networks[0].address')
+
+# The same by hand, over the same underlay.
+kernel=/usr/bin/linux.uml
+cp "$tree/bin/busybox" /dev/null
+mkdir -p "$STATE/hand/tree"; cp -a "$tree/." "$STATE/hand/tree/"
+cat > "$STATE/hand/tree/sbin/init" <<'I'
+#!/bin/sh
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev 2> /dev/null
+ip link set lo up
+for w in $(cat /proc/cmdline); do case $w in addr=*) a=${w#addr=} ;; peer=*) p=${w#peer=} ;; esac; done
+ip link set eth0 mtu 1450 2> /dev/null || ip link set vec0 mtu 1450
+ip addr add $a/24 dev eth0 2> /dev/null || ip addr add $a/24 dev vec0
+ip link set eth0 up 2> /dev/null || ip link set vec0 up
+if [ -z "$p" ]; then iperf3 -s; else
+	echo ready
+	while read -r cmd; do echo "begin"; sh -c "$cmd"; echo "end"; done
+fi
+I
+chmod +x "$STATE/hand/tree/sbin/init"
+truncate -s 64M "$STATE/hand/image"
+/usr/sbin/mke2fs -q -F -t ext4 -d "$STATE/hand/tree" "$STATE/hand/image" || exit 1
+hand_cleanup() {
+	for n in 1 2; do
+		[ -n "${pids[$n]:-}" ] && kill -KILL -- "-${pids[$n]}" 2> /dev/null
+		ip netns del "$NAME-hand$n" 2> /dev/null
+	done
+}
+declare -A pids
+trap 'hand_cleanup; cleanup' EXIT
+for n in 1 2; do
+	ns=$NAME-hand$n
+	ip netns add "$ns"
+	ip -n "$NAME-h$n" link add hx type vxlan id 777 dstport 4790 local 10.77.0.$n remote 10.77.0.$((3 - n)) nolearning
+	ip -n "$NAME-h$n" link set hx netns "$ns"
+	ip -n "$ns" link add bridge0 type bridge
+	ip netns exec "$ns" ip tuntap add tap mode tap vnet_hdr
+	for d in hx tap; do ip -n "$ns" link set $d mtu 1450 master bridge0 up; done
+	ip -n "$ns" link set bridge0 mtu 1450 up
+done
+mkfifo "$STATE/hand/in"
+start_hand() { # N EXTRA
+	mkdir -p "$STATE/hand/$1"
+	setsid ip netns exec "$NAME-hand$1" $kernel mem=128M ubd0="$STATE/hand/$1/cow,$STATE/hand/image" root=/dev/ubda rw init=/sbin/init \
+		con=null con0=fd:0,fd:1 quiet "vec0:transport=tap,ifname=tap,depth=128,gro=1" uml_dir="$STATE/hand/$1" umid=u "addr=10.31.0.$1" $2
+}
+start_hand 1 "" > "$STATE/hand/1.out" 2>&1 < /dev/null & pids[1]=$!
+exec 9<> "$STATE/hand/in"
+start_hand 2 peer=10.31.0.1 > "$STATE/hand/2.out" 2>&1 <&9 & pids[2]=$!
+check "the hand-made pair boots" wait_until 30 grep -q ready "$STATE/hand/2.out" || { cat "$STATE/hand/2.out"; exit 1; }
+hand_round() {
+	local n; n=$(grep -c '^end' "$STATE/hand/2.out")
+	echo "iperf3 -c 10.31.0.1 -t $seconds -f m" >&9
+	wait_until $((seconds + 20)) sh -c "[ \$(grep -c '^end' '$STATE/hand/2.out') -gt $n ]" || return 1
+	tr -d '\r' < "$STATE/hand/2.out" | grep receiver | tail -1 | grep -oE '[0-9.]+ Mbits' | cut -d' ' -f1
+}
+umlaut_round() { ctl exec tcp/c -- iperf3 -c "$server" -t "$seconds" -f m | grep receiver | grep -oE '[0-9.]+ Mbits' | cut -d' ' -f1; }
+hand_round > /dev/null; umlaut_round > /dev/null # warm
+hand=() ours=()
+for _ in $(seq "$rounds"); do hand+=("$(hand_round)"); ours+=("$(umlaut_round)"); done
+median() { printf '%s\n' "$@" | sort -n | sed -n "$((($# + 1) / 2))p"; }
+h=$(median "${hand[@]}") o=$(median "${ours[@]}")
+printf 'hand-made path: %s Mbit/s (rounds: %s)\n' "$h" "${hand[*]}"
+printf 'umlaut:         %s Mbit/s (rounds: %s)\n' "$o" "${ours[*]}"
+awk -v o="$o" -v h="$h" 'BEGIN {printf "ratio:          %.2f (goal: at least 0.90)\n", o / h}'
+finish
