@@ -36,14 +36,14 @@ struct cmdline_nic {
 };
 
 struct cmdline_spec {
-	const char *kernel;   /* argv[0] and the file to execute, absolute */
-	uint64_t memory;      /* bytes, rounded up to whole MiB */
-	const char *cow;      /* ubd0: the COW file, or the raw disk when base is "" */
-	const char *base;     /* NULL or "": none */
-	const char *modules;  /* ubd1, read-only; NULL or "": none */
-	const char *initrd;   /* NULL or "": none */
-	int console_fd;	      /* con0; -1: null */
-	int agent_fd;	      /* con1; -1: null */
+	const char *kernel;  /* argv[0] and the file to execute, absolute */
+	uint64_t memory;     /* bytes, rounded up to whole MiB */
+	const char *cow;     /* ubd0: the COW file, or the raw disk when base is "" */
+	const char *base;    /* NULL or "": none */
+	const char *modules; /* ubd1, read-only; NULL or "": none */
+	const char *initrd;  /* NULL or "": none */
+	int console_fd;	     /* con0; -1: null */
+	int agent_fd;	     /* con1; -1: null */
 	const struct cmdline_nic *nics;
 	size_t nic_count;
 	const char *uml_dir; /* absolute */

@@ -51,18 +51,18 @@
 #define COW_BLOCK 512	  /* of files we make */
 #define COW_ALIGN 4096
 /* Limits of what is accepted; the kernel keeps offsets in a 32-bit int. */
-#define COW_SIZE_MIN (64u * 1024)	      /* smaller ones trip over a kernel bug */
-#define COW_SIZE_MAX (UINT64_C(1) << 42)      /* 4 TiB */
-#define COW_OFFSET_MAX ((uint64_t)INT32_MAX)  /* of bitmap and data */
-#define COW_HEADER_MAX 4136		      /* bytes cow_parse() wants to see */
+#define COW_SIZE_MIN (64u * 1024)	     /* smaller ones trip over a kernel bug */
+#define COW_SIZE_MAX (UINT64_C(1) << 42)     /* 4 TiB */
+#define COW_OFFSET_MAX ((uint64_t)INT32_MAX) /* of bitmap and data */
+#define COW_HEADER_MAX 4136		     /* bytes cow_parse() wants to see */
 
 struct cow_info {
-	uint32_t version;     /* 1, 2 or 3 */
-	bool padded;	      /* v3 in the "broken" layout */
-	uint32_t mtime;	      /* of the backing file, seconds since 1970 */
-	uint64_t size;	      /* of the disk and of the backing file, bytes */
-	uint32_t block;	      /* bytes a bit stands for: a power of two, 512 .. 1 MiB */
-	uint32_t align;	      /* a power of two, 512 .. 1 MiB; v1, v2: = block */
+	uint32_t version; /* 1, 2 or 3 */
+	bool padded;	  /* v3 in the "broken" layout */
+	uint32_t mtime;	  /* of the backing file, seconds since 1970 */
+	uint64_t size;	  /* of the disk and of the backing file, bytes */
+	uint32_t block;	  /* bytes a bit stands for: a power of two, 512 .. 1 MiB */
+	uint32_t align;	  /* a power of two, 512 .. 1 MiB; v1, v2: = block */
 	uint64_t bitmap_offset, bitmap_size, data_offset;
 	char backing[COW_PATH_MAX];
 };
@@ -70,8 +70,8 @@ struct cow_info {
 /* Decodes and checks a header.  DATA: the first SIZE bytes of a file of FILE_SIZE
  * bytes (at least COW_HEADER_MAX of them, or the whole file).  Pure.
  * -EBADMSG: no COW file (no magic); -EPROTO: one that breaks the rules. */
-int cow_parse(const void *data, size_t size, uint64_t file_size, struct cow_info *out,
-	struct err *err);
+int cow_parse(
+	const void *data, size_t size, uint64_t file_size, struct cow_info *out, struct err *err);
 
 struct cow_spec {
 	const char *backing; /* absolute path, as the guest's kernel will see it (in its jail) */
@@ -118,8 +118,8 @@ struct cow_extent {
  * it returns not 0 (which is returned).  Work is proportional to the allocated
  * part of bitmap and data, not to the size of the disk. */
 typedef int cow_extent_fn(void *arg, const struct cow_extent *extent);
-int cow_map(struct cow *cow, uint64_t from, uint64_t to, cow_extent_fn *fn, void *arg,
-	struct err *err);
+int cow_map(
+	struct cow *cow, uint64_t from, uint64_t to, cow_extent_fn *fn, void *arg, struct err *err);
 
 struct cow_count {
 	uint64_t set_bytes;  /* in set blocks */
@@ -133,8 +133,8 @@ int cow_is_set(struct cow *cow, uint64_t offset, struct err *err);
 
 /* Reads SIZE bytes of the disk: from the file where set, from BASE_FD elsewhere
  * (-1: zeroes; bytes past the end of the backing file are zeroes). */
-int cow_read(struct cow *cow, int base_fd, uint64_t offset, void *data, size_t size,
-	struct err *err);
+int cow_read(
+	struct cow *cow, int base_fd, uint64_t offset, void *data, size_t size, struct err *err);
 
 /* Writes whole blocks and sets their bits, data first (not durable until fsync of
  * cow_fd()).  For receiving a moved disk.  -EOPNOTSUPP when no bit could say so

@@ -33,10 +33,10 @@ struct kernelinfo {
 	bool vector;	  /* UML_NET_VECTOR: our NICs need it */
 	bool blk_dev_ubd; /* BLK_DEV_UBD=y */
 	bool mconsole;
-	bool initrd; /* BLK_DEV_INITRD */
-	bool ext4;   /* built in, not a module */
-	bool modules; /* loadable modules: it wants its modules disk */
-	bool ipv6;   /* built in */
+	bool initrd;	   /* BLK_DEV_INITRD */
+	bool ext4;	   /* built in, not a module */
+	bool modules;	   /* loadable modules: it wants its modules disk */
+	bool ipv6;	   /* built in */
 	bool seccomp_mode; /* UM seccomp user mode can be asked for with seccomp=on */
 	bool time_travel;
 	bool smp;
@@ -48,8 +48,8 @@ struct kernelinfo {
 int kernelinfo_usable(const struct kernelinfo *info, struct err *err);
 
 /* UID: to drop to when the caller is root, (uid_t)-1: do not drop. */
-int kernelinfo_read(const char *path, uid_t uid, uint32_t timeout_ms, struct kernelinfo *out,
-	struct err *err);
+int kernelinfo_read(
+	const char *path, uid_t uid, uint32_t timeout_ms, struct kernelinfo *out, struct err *err);
 
 /* The same in the loop's pool.  INFO is valid for the call, NULL when ERR is set. */
 typedef void kernelinfo_fn(void *arg, const struct err *err, const struct kernelinfo *info);
@@ -57,12 +57,12 @@ int kernelinfo_start(struct loop *loop, const char *path, uid_t uid, kernelinfo_
 	struct err *err);
 
 /* Decodes the two outputs.  Pure. */
-int kernelinfo_parse(const char *version, const char *config, struct kernelinfo *out,
-	struct err *err);
+int kernelinfo_parse(
+	const char *version, const char *config, struct kernelinfo *out, struct err *err);
 
 struct kernelinfo_needs {
 	char files[KERNELINFO_FILES_MAX][KERNELINFO_PATH]; /* absolute, the loader first */
-	size_t count; /* 0: static */
+	size_t count;					   /* 0: static */
 };
 /* -ENOEXEC: no ELF executable of this machine; -ENOENT: names the library.
  * libgcc_s.so.1 is included for a dynamic kernel: libc loads it for

@@ -42,9 +42,9 @@
 struct mconsole;
 
 struct mconsole_config {
-	int root_fd;		/* borrowed, must outlive the client */
-	const char *socket;	/* path of the kernel's socket below root_fd, no links in it */
-	const char *reply_dir;	/* folder below root_fd for the reply sockets; "" is root_fd */
+	int root_fd;	       /* borrowed, must outlive the client */
+	const char *socket;    /* path of the kernel's socket below root_fd, no links in it */
+	const char *reply_dir; /* folder below root_fd for the reply sockets; "" is root_fd */
 };
 
 /* Does not touch the guest yet.  Removes stale reply sockets from reply_dir. */
@@ -78,7 +78,7 @@ struct mconsole_notify {
 	char text[513]; /* NUL-terminated */
 };
 /* -EBADMSG when it is none.  Pure. */
-int mconsole_notify_parse(const void *data, size_t size, struct mconsole_notify *out,
-	struct err *err);
+int mconsole_notify_parse(
+	const void *data, size_t size, struct mconsole_notify *out, struct err *err);
 
 #endif
