@@ -33,7 +33,8 @@ WARN := -Wall -Wextra -Wshadow -Wconversion -Wsign-conversion -Wstrict-prototype
 # The generated code is not ours to keep clean.
 GENWARN := -w
 DEFS := -D_GNU_SOURCE -DUMLAUT_VERSION='"$(VERSION)"'
-INCS := -I. -I$(O)/gen
+# Generated headers count as system headers: their macros are not ours to keep clean.
+INCS := -I. -isystem $(O)/gen
 CFLAGS ?=
 ALL_CFLAGS = -std=gnu11 $(OPT) $(SAN) $(WARN) $(DEFS) $(INCS) -fno-common -fstack-protector-strong \
 	-fstack-clash-protection -fPIE $(CFLAGS)
