@@ -1,8 +1,8 @@
 /* cmdline: the argument vector of a guest's kernel.  Pure.
  *
- *   KERNEL mem=65536K ubd0=COW,BASE [ubd1rd=MODULES] [initrd=INITRD] con=null
- *   con0=fd:A,fd:A con1=fd:B,fd:B [ssl=null] vecN:transport=tap,... uml_dir=DIR
- *   umid=ID [mconsole=notify:PATH] EXTRA...
+ *   KERNEL mem=64M ubd0=COW,BASE [ubd1rd=MODULES] [initrd=INITRD] con=null
+ *   con0=fd:A,fd:A con1=fd:B,fd:B ssl=null vecN:transport=tap,... uml_dir=DIR
+ *   umid=ID [noreboot] [mconsole=notify:PATH] EXTRA...
  *
  * (arch/um: mem= um_arch.c, ubd ubd_kern.c, con line.c/stdio_console.c, vec
  * vector_kern.c, uml_dir/umid umid.c, mconsole mconsole_kern.c.)  A raw disk is
@@ -48,6 +48,7 @@ struct cmdline_spec {
 	size_t nic_count;
 	const char *uml_dir; /* absolute */
 	const char *umid;    /* at most 63 of [A-Za-z0-9_.-], starting with a letter or digit */
+	bool no_reboot;	     /* a guest that reboots ends its kernel instead of starting it again */
 	const char *notify;  /* path of a socket for mconsole=notify:, NULL or "": none */
 	const char *extra;   /* further options, separated by blanks; NULL or "": none */
 };

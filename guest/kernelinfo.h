@@ -1,7 +1,7 @@
 /* kernelinfo: what a User-Mode Linux binary is and needs.
  *
- * kernelinfo_read() runs the binary with --version and --showconfig (um_arch.c,
- * skas/config of arch/um: both print and exit before anything is set up).
+ * kernelinfo_read() runs the binary with --version, --showconfig and --help
+ * (um_arch.c of arch/um: they print and exit before anything is set up).
  * Blocking, bounded in time and output: for a pool thread, or a command line tool.
  * It executes the file: only for files the caller's user may be trusted with;
  * as root, pass a uid to drop to.
@@ -29,7 +29,7 @@
 
 struct kernelinfo {
 	char release[KERNELINFO_RELEASE]; /* "6.1.176" */
-	/* From the kernel's configuration. */
+	/* From the kernel's configuration, and seccomp_mode from its help. */
 	bool vector;	  /* UML_NET_VECTOR: our NICs need it */
 	bool blk_dev_ubd; /* BLK_DEV_UBD=y */
 	bool mconsole;
@@ -37,7 +37,7 @@ struct kernelinfo {
 	bool ext4;	   /* built in, not a module */
 	bool modules;	   /* loadable modules: it wants its modules disk */
 	bool ipv6;	   /* built in */
-	bool seccomp_mode; /* UM seccomp user mode can be asked for with seccomp=on */
+	bool seccomp_mode; /* it knows seccomp=on|auto|off */
 	bool time_travel;
 	bool smp;
 	bool static_link;
@@ -56,9 +56,9 @@ typedef void kernelinfo_fn(void *arg, const struct err *err, const struct kernel
 int kernelinfo_start(struct loop *loop, const char *path, uid_t uid, kernelinfo_fn *fn, void *arg,
 	struct err *err);
 
-/* Decodes the two outputs.  Pure. */
-int kernelinfo_parse(
-	const char *version, const char *config, struct kernelinfo *out, struct err *err);
+/* Decodes the three outputs.  Pure. */
+int kernelinfo_parse(const char *version, const char *config, const char *help,
+	struct kernelinfo *out, struct err *err);
 
 struct kernelinfo_needs {
 	char files[KERNELINFO_FILES_MAX][KERNELINFO_PATH]; /* absolute, the loader first */
