@@ -1,0 +1,236 @@
+#include "guest/init/line.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include "guest/init/sys.h"
+#include "lib/str.h"
+
+#define READ_SIZE 16384
+
+int line_open(struct line *line, const char *name, struct err *err)
+{
+	struct termios tio;
+	char path[64];
+	int fd;
+
+	if (str_format(path, sizeof(path), "/dev/%s", name) < 0)
+		return err_set(err, -EINVAL, "line: bad device name");
+	fd = open(path, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0)
+		return err_errno(err, errno, "open the agent line %s", path);
+	if (tcgetattr(fd, &tio) == 0) {
+		cfmakeraw(&tio);
+		tio.c_iflag &= (tcflag_t) ~(IXON | IXOFF | IXANY);
+		tio.c_cflag |= CLOCAL | CREAD | CS8;
+		tio.c_cc[VMIN] = 1;
+		tio.c_cc[VTIME] = 0;
+		(void)tcsetattr(fd, TCSANOW, &tio);
+	}
+	(void)unlink(path);
+	line->fd = fd;
+	line->sent = 0;
+	line->dead = false;
+	wire_reader_init(&line->in, WIRE_LINE_MAX, true);
+	buf_init(&line->out);
+	return 0;
+}
+
+size_t line_queued(const struct line *line)
+{
+	return line->out.size - line->sent;
+}
+
+bool line_room(const struct line *line)
+{
+	return !line->dead && line_queued(line) < LINE_QUEUE_BULK;
+}
+
+static void line_die(struct line *line)
+{
+	if (line->dead)
+		return;
+	line->dead = true;
+	line->sent = 0;
+	buf_free(&line->out);
+	sys_log("the agent line is closed");
+}
+
+bool line_flush(struct line *line)
+{
+	bool progress = false;
+
+	while (!line->dead && line_queued(line) > 0) {
+		ssize_t n = write(line->fd, line->out.data + line->sent, line_queued(line));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno != EAGAIN)
+			line_die(line);
+		if (n <= 0)
+			break;
+		line->sent += (size_t)n;
+		progress = true;
+	}
+	if (line->sent == line->out.size) {
+		line->sent = 0;
+		line->out.size = 0;
+	} else if (line->sent > LINE_QUEUE_BULK) {
+		buf_consume(&line->out, line->sent);
+		line->sent = 0;
+	}
+	return progress;
+}
+
+void line_send(struct line *line, Um__Envelope *env)
+{
+	struct err err = ERR_INIT;
+
+	if (line->dead)
+		return;
+	if (wire_frame(env, WIRE_LINE_MAX, &line->out, &err)) {
+		sys_log("a message is lost: %s", err_msg(&err));
+		line->out.failed = false;
+	}
+	(void)line_flush(line);
+}
+
+void line_drain(struct line *line, int timeout_ms)
+{
+	uint64_t end = sys_uptime_ms() + (uint64_t)timeout_ms;
+
+	(void)line_flush(line);
+	while (!line->dead && line_queued(line) > 0) {
+		struct pollfd p = {.fd = line->fd, .events = POLLOUT};
+		uint64_t now = sys_uptime_ms();
+
+		if (now >= end || poll(&p, 1, (int)(end - now)) == 0)
+			return;
+		(void)line_flush(line);
+	}
+	if (!line->dead)
+		(void)tcdrain(line->fd);
+}
+
+void line_read(struct line *line)
+{
+	uint8_t data[READ_SIZE];
+	struct err err = ERR_INIT;
+	ssize_t n = read(line->fd, data, sizeof(data));
+
+	if (n > 0) {
+		if (wire_reader_add(&line->in, data, (size_t)n, &err))
+			sys_log("the agent line: %s", err_msg(&err));
+	} else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
+		line_die(line);
+	}
+}
+
+Um__Envelope *line_next(struct line *line)
+{
+	for (;;) {
+		struct err err = ERR_INIT;
+		Um__Envelope *env = NULL;
+		int rc = wire_reader_next(&line->in, &env, &err);
+
+		if (rc == 0)
+			return NULL;
+		if (rc > 0)
+			return env;
+		/* A damaged message is skipped; what it belonged to ends with an error. */
+		sys_log("the agent line: %s", err_msg(&err));
+		if (rc == -EPROTO)
+			line_failed(line, "config", err_msg(&err));
+		if (rc == -ENOMEM)
+			return NULL;
+	}
+}
+
+Um__Envelope *line_wait(struct line *line)
+{
+	while (!line->dead) {
+		Um__Envelope *env = line_next(line);
+		struct pollfd p = {.fd = line->fd, .events = POLLIN};
+
+		if (env)
+			return env;
+		if (line_queued(line) > 0)
+			p.events |= POLLOUT;
+		(void)poll(&p, 1, -1);
+		(void)line_flush(line);
+		if (p.revents & (POLLIN | POLLHUP | POLLERR))
+			line_read(line);
+	}
+	return NULL;
+}
+
+void line_ok(struct line *line, uint64_t id)
+{
+	Um__Envelope env = wire_env(id);
+	Um__Ok ok = UM__OK__INIT;
+
+	if (id == 0)
+		return;
+	env.body_case = UM__ENVELOPE__BODY_OK;
+	env.ok = &ok;
+	line_send(line, &env);
+}
+
+/* protobuf-c has no const strings in what it packs. */
+static char *unconst(const char *text)
+{
+	union {
+		const char *c;
+		char *p;
+	} u = {.c = text};
+
+	return u.p;
+}
+
+void line_error(struct line *line, uint64_t id, Um__ErrorCode code, const char *message)
+{
+	Um__Envelope env = wire_env(id);
+	Um__Error error = UM__ERROR__INIT;
+
+	if (id == 0)
+		return;
+	error.code = code;
+	error.message = unconst(message);
+	env.body_case = UM__ENVELOPE__BODY_ERROR;
+	env.error = &error;
+	line_send(line, &env);
+}
+
+static void progress(
+	struct line *line, const char *step, bool ready, bool failed, const char *message)
+{
+	Um__Envelope env = wire_env(0);
+	Um__GuestProgress p = UM__GUEST_PROGRESS__INIT;
+
+	p.step = unconst(step);
+	p.ready = ready;
+	p.failed = failed;
+	p.message = unconst(message);
+	p.uptime_ms = sys_uptime_ms();
+	env.body_case = UM__ENVELOPE__BODY_GUEST_PROGRESS;
+	env.guest_progress = &p;
+	line_send(line, &env);
+}
+
+void line_progress(struct line *line, const char *step)
+{
+	progress(line, step, false, false, "");
+}
+
+void line_ready(struct line *line)
+{
+	progress(line, "ready", true, false, "");
+}
+
+void line_failed(struct line *line, const char *step, const char *message)
+{
+	progress(line, step, false, true, message);
+}
