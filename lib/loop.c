@@ -1,0 +1,515 @@
+#include "lib/loop.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "lib/log.h"
+#include "lib/loop_int.h"
+
+void loop_head_init(struct loop_head *head, const char *name, void (*destroy)(struct loop_head *))
+{
+	head->magic = LOOP_MAGIC;
+	head->name = name ? name : "unnamed";
+	head->destroy = destroy;
+}
+
+static int fail(struct err *err, int uvcode, const char *what, const char *name)
+{
+	/* libuv's codes are negative errno values on Linux. */
+	return err_errno(err, uvcode, "%s %s", what, name ? name : "");
+}
+
+/* ---------------------------------------------------------------- deferred */
+
+struct loop_defer {
+	struct loop *loop;
+	const char *name;
+	loop_defer_fn *fn;
+	void *arg;
+	bool queued, closed, running;
+	struct loop_defer *next;
+};
+
+static void run_deferred(uv_prepare_t *prepare)
+{
+	struct loop_head *own = prepare->data;
+	struct loop *loop = (struct loop *)((char *)own - offsetof(struct loop, own));
+	struct loop_defer *list = loop->deferred;
+
+	/* What is deferred meanwhile runs in the next turn. */
+	loop->deferred = NULL;
+	loop->deferred_tail = &loop->deferred;
+	while (list) {
+		struct loop_defer *d = list;
+
+		list = d->next;
+		d->queued = false;
+		if (!d->closed) {
+			d->running = true;
+			d->fn(d->arg);
+			d->running = false;
+		}
+		if (d->closed && !d->queued)
+			free(d);
+	}
+	if (!loop->deferred)
+		(void)uv_idle_stop(&loop->idle);
+}
+
+static void idle_cb(uv_idle_t *idle)
+{
+	(void)idle;
+}
+
+int loop_defer_open(struct loop *loop, const char *name, loop_defer_fn *fn, void *arg,
+	struct loop_defer **out, struct err *err)
+{
+	struct loop_defer *d = calloc(1, sizeof(*d));
+
+	if (!d)
+		return err_set(err, -ENOMEM, "memory is short for %s", name);
+	d->loop = loop;
+	d->name = name;
+	d->fn = fn;
+	d->arg = arg;
+	*out = d;
+	return 0;
+}
+
+void loop_defer_run(struct loop_defer *d)
+{
+	struct loop *loop = d->loop;
+
+	if (d->queued || d->closed)
+		return;
+	d->queued = true;
+	d->next = NULL;
+	*loop->deferred_tail = d;
+	loop->deferred_tail = &d->next;
+	(void)uv_idle_start(&loop->idle, idle_cb);
+}
+
+void loop_defer_close(struct loop_defer *d)
+{
+	if (!d)
+		return;
+	d->closed = true;
+	if (!d->queued && !d->running)
+		free(d);
+}
+
+/* ---------------------------------------------------------------- the loop */
+
+int loop_new(struct loop **out, struct err *err)
+{
+	struct loop *loop = calloc(1, sizeof(*loop));
+	int rc;
+
+	if (!loop)
+		return err_set(err, -ENOMEM, "memory is short for an event loop");
+	rc = uv_loop_init(&loop->uv);
+	if (rc < 0) {
+		free(loop);
+		return fail(err, rc, "event loop", "");
+	}
+	loop->deferred_tail = &loop->deferred;
+	loop_head_init(&loop->own, "loop", NULL);
+	(void)uv_prepare_init(&loop->uv, &loop->prepare);
+	(void)uv_idle_init(&loop->uv, &loop->idle);
+	loop->prepare.data = &loop->own;
+	loop->idle.data = &loop->own;
+	(void)uv_prepare_start(&loop->prepare, run_deferred);
+	uv_unref((uv_handle_t *)&loop->prepare);
+	*out = loop;
+	return 0;
+}
+
+int loop_run(struct loop *loop, struct err *err)
+{
+	(void)err;
+	loop->stopping = false;
+	while (!loop->stopping && uv_run(&loop->uv, UV_RUN_ONCE) != 0)
+		;
+	return 0;
+}
+
+void loop_stop(struct loop *loop)
+{
+	loop->stopping = true;
+	uv_stop(&loop->uv);
+}
+
+uint64_t loop_now(const struct loop *loop)
+{
+	return uv_now(&loop->uv);
+}
+
+void *loop_uv(struct loop *loop)
+{
+	return &loop->uv;
+}
+
+struct census {
+	struct loop *loop;
+	unsigned dangling;
+};
+
+static void count_handle(uv_handle_t *handle, void *arg)
+{
+	struct census *census = arg;
+	struct loop_head *head = handle->data;
+
+	if (uv_is_closing(handle) || head == &census->loop->own)
+		return;
+	census->dangling++;
+	if (head && head->magic == LOOP_MAGIC) {
+		log_error("still open at the end of the loop", LOG_STR("handle", head->name),
+			LOG_STR("type", uv_handle_type_name(handle->type)));
+		if (head->destroy) {
+			head->destroy(head);
+			return;
+		}
+	} else {
+		log_error("unknown handle still open at the end of the loop",
+			LOG_STR("type", uv_handle_type_name(handle->type)));
+	}
+	uv_close(handle, NULL);
+}
+
+unsigned loop_free(struct loop *loop)
+{
+	struct census census = {.loop = loop};
+
+	if (!loop)
+		return 0;
+	/* What is in the pool ends first: its callbacks may still close things. */
+	while (loop->works && uv_run(&loop->uv, UV_RUN_ONCE))
+		;
+	/* Let closes that are under way finish before counting. */
+	(void)uv_run(&loop->uv, UV_RUN_NOWAIT);
+	uv_walk(&loop->uv, count_handle, &census);
+	uv_close((uv_handle_t *)&loop->prepare, NULL);
+	uv_close((uv_handle_t *)&loop->idle, NULL);
+	while (uv_loop_close(&loop->uv) == UV_EBUSY)
+		(void)uv_run(&loop->uv, UV_RUN_ONCE);
+	while (loop->deferred) {
+		struct loop_defer *d = loop->deferred;
+
+		loop->deferred = d->next;
+		if (d->closed)
+			free(d);
+		else
+			d->queued = false;
+	}
+	free(loop);
+	return census.dangling;
+}
+
+/* ---------------------------------------------------------------- timers */
+
+struct loop_timer {
+	struct loop_head head;
+	uv_timer_t uv;
+	loop_timer_fn *fn;
+	void *arg;
+};
+
+static void timer_free(uv_handle_t *handle)
+{
+	free(((struct loop_head *)handle->data));
+}
+
+static void timer_destroy(struct loop_head *head)
+{
+	loop_timer_close((struct loop_timer *)head);
+}
+
+static void timer_cb(uv_timer_t *uv)
+{
+	struct loop_timer *timer = uv->data;
+
+	timer->fn(timer->arg);
+}
+
+int loop_timer_open(struct loop *loop, const char *name, loop_timer_fn *fn, void *arg,
+	struct loop_timer **out, struct err *err)
+{
+	struct loop_timer *timer = calloc(1, sizeof(*timer));
+
+	if (!timer)
+		return err_set(err, -ENOMEM, "memory is short for timer %s", name);
+	loop_head_init(&timer->head, name, timer_destroy);
+	timer->fn = fn;
+	timer->arg = arg;
+	(void)uv_timer_init(&loop->uv, &timer->uv);
+	timer->uv.data = timer;
+	*out = timer;
+	return 0;
+}
+
+void loop_timer_arm(struct loop_timer *timer, uint64_t ms)
+{
+	if (uv_is_closing((uv_handle_t *)&timer->uv))
+		return;
+	/* The loop's clock stands still during an iteration. */
+	uv_update_time(timer->uv.loop);
+	(void)uv_timer_start(&timer->uv, timer_cb, ms, 0);
+}
+
+void loop_timer_disarm(struct loop_timer *timer)
+{
+	(void)uv_timer_stop(&timer->uv);
+}
+
+bool loop_timer_armed(const struct loop_timer *timer)
+{
+	return uv_is_active((const uv_handle_t *)&timer->uv);
+}
+
+void loop_timer_close(struct loop_timer *timer)
+{
+	if (timer && !uv_is_closing((uv_handle_t *)&timer->uv))
+		uv_close((uv_handle_t *)&timer->uv, timer_free);
+}
+
+/* ---------------------------------------------------------------- descriptors */
+
+struct loop_fd {
+	struct loop_head head;
+	uv_poll_t uv;
+	loop_fd_fn *fn;
+	void *arg;
+	unsigned want;
+	/* loop_exit: the pidfd is ours */
+	int pidfd;
+	loop_exit_fn *exit_fn;
+};
+
+static void fd_free(uv_handle_t *handle)
+{
+	struct loop_fd *watch = handle->data;
+
+	if (watch->pidfd >= 0)
+		(void)close(watch->pidfd);
+	free(watch);
+}
+
+static void fd_destroy(struct loop_head *head)
+{
+	loop_fd_close((struct loop_fd *)head);
+}
+
+static void fd_cb(uv_poll_t *uv, int status, int events)
+{
+	struct loop_fd *watch = uv->data;
+	unsigned ready = 0;
+
+	if (status < 0) {
+		/* The owner finds the error itself when it reads or writes. */
+		watch->fn(watch->arg, watch->want | LOOP_HUP);
+		return;
+	}
+	if (events & UV_READABLE)
+		ready |= LOOP_READ;
+	if (events & UV_WRITABLE)
+		ready |= LOOP_WRITE;
+	if (events & UV_DISCONNECT)
+		ready |= LOOP_HUP;
+	watch->fn(watch->arg, ready);
+}
+
+int loop_fd_open(struct loop *loop, const char *name, int fd, loop_fd_fn *fn, void *arg,
+	struct loop_fd **out, struct err *err)
+{
+	struct loop_fd *watch = calloc(1, sizeof(*watch));
+	int rc;
+
+	if (!watch)
+		return err_set(err, -ENOMEM, "memory is short to watch %s", name);
+	loop_head_init(&watch->head, name, fd_destroy);
+	watch->fn = fn;
+	watch->arg = arg;
+	watch->pidfd = -1;
+	rc = uv_poll_init(&loop->uv, &watch->uv, fd);
+	if (rc < 0) {
+		free(watch);
+		return fail(err, rc, "watch", name);
+	}
+	watch->uv.data = watch;
+	*out = watch;
+	return 0;
+}
+
+int loop_fd_want(struct loop_fd *watch, unsigned events)
+{
+	int uvevents = 0;
+
+	if (uv_is_closing((uv_handle_t *)&watch->uv))
+		return -EBADF;
+	if (watch->want == events)
+		return 0;
+	watch->want = events;
+	if (events & LOOP_READ)
+		uvevents |= UV_READABLE;
+	if (events & LOOP_WRITE)
+		uvevents |= UV_WRITABLE;
+	if (!uvevents)
+		return uv_poll_stop(&watch->uv);
+	return uv_poll_start(&watch->uv, uvevents, fd_cb);
+}
+
+void loop_fd_close(struct loop_fd *watch)
+{
+	if (watch && !uv_is_closing((uv_handle_t *)&watch->uv))
+		uv_close((uv_handle_t *)&watch->uv, fd_free);
+}
+
+static void exit_ready(void *arg, unsigned events)
+{
+	struct loop_fd *watch = arg;
+
+	(void)events;
+	(void)loop_fd_want(watch, 0);
+	watch->exit_fn(watch->arg);
+}
+
+static void exit_cb(uv_poll_t *uv, int status, int events)
+{
+	(void)status;
+	exit_ready(uv->data, (unsigned)events);
+}
+
+int loop_exit_open(struct loop *loop, const struct proc_id *id, loop_exit_fn *fn, void *arg,
+	struct loop_fd **out, struct err *err)
+{
+	struct loop_fd *watch;
+	int pidfd = proc_open(id, err), rc;
+
+	if (pidfd < 0)
+		return pidfd;
+	rc = loop_fd_open(loop, "process exit", pidfd, NULL, arg, &watch, err);
+	if (rc < 0) {
+		(void)close(pidfd);
+		return rc;
+	}
+	watch->pidfd = pidfd;
+	watch->exit_fn = fn;
+	watch->want = LOOP_READ;
+	rc = uv_poll_start(&watch->uv, UV_READABLE, exit_cb);
+	if (rc < 0) {
+		loop_fd_close(watch);
+		return fail(err, rc, "watch", "process exit");
+	}
+	*out = watch;
+	return 0;
+}
+
+void loop_exit_close(struct loop_fd *watch)
+{
+	loop_fd_close(watch);
+}
+
+/* ---------------------------------------------------------------- signals */
+
+struct loop_signal {
+	struct loop_head head;
+	uv_signal_t uv;
+	loop_signal_fn *fn;
+	void *arg;
+};
+
+static void signal_free(uv_handle_t *handle)
+{
+	free(handle->data);
+}
+
+static void signal_destroy(struct loop_head *head)
+{
+	loop_signal_close((struct loop_signal *)head);
+}
+
+static void signal_cb(uv_signal_t *uv, int signum)
+{
+	struct loop_signal *sig = uv->data;
+
+	sig->fn(sig->arg, signum);
+}
+
+int loop_signal_open(struct loop *loop, int signum, loop_signal_fn *fn, void *arg,
+	struct loop_signal **out, struct err *err)
+{
+	struct loop_signal *sig = calloc(1, sizeof(*sig));
+	int rc;
+
+	if (!sig)
+		return err_set(err, -ENOMEM, "memory is short to catch a signal");
+	loop_head_init(&sig->head, "signal", signal_destroy);
+	sig->fn = fn;
+	sig->arg = arg;
+	(void)uv_signal_init(&loop->uv, &sig->uv);
+	sig->uv.data = sig;
+	rc = uv_signal_start(&sig->uv, signal_cb, signum);
+	if (rc < 0) {
+		loop_signal_close(sig);
+		return fail(err, rc, "catch signal", "");
+	}
+	*out = sig;
+	return 0;
+}
+
+void loop_signal_close(struct loop_signal *sig)
+{
+	if (sig && !uv_is_closing((uv_handle_t *)&sig->uv))
+		uv_close((uv_handle_t *)&sig->uv, signal_free);
+}
+
+/* ---------------------------------------------------------------- the pool */
+
+struct loop_work {
+	uv_work_t uv;
+	struct loop *loop;
+	loop_work_fn *work;
+	loop_done_fn *done;
+	void *arg;
+};
+
+static void work_cb(uv_work_t *uv)
+{
+	struct loop_work *work = uv->data;
+
+	work->work(work->arg);
+}
+
+static void done_cb(uv_work_t *uv, int status)
+{
+	struct loop_work *work = uv->data;
+
+	work->loop->works--;
+	work->done(work->arg, status == UV_ECANCELED);
+	free(work);
+}
+
+int loop_work_run(struct loop *loop, const char *name, loop_work_fn *fn, loop_done_fn *done,
+	void *arg, struct err *err)
+{
+	struct loop_work *work = calloc(1, sizeof(*work));
+	int rc;
+
+	if (!work)
+		return err_set(err, -ENOMEM, "memory is short for work %s", name);
+	work->uv.data = work;
+	work->loop = loop;
+	work->work = fn;
+	work->done = done;
+	work->arg = arg;
+	rc = uv_queue_work(&loop->uv, &work->uv, work_cb, done_cb);
+	if (rc < 0) {
+		free(work);
+		return fail(err, rc, "queue work", name);
+	}
+	loop->works++;
+	return 0;
+}
