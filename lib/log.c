@@ -50,20 +50,34 @@ int log_level_parse(const char *text, enum log_level *level, struct err *err)
 	return err_set(err, -EINVAL, "'%.20s' is not a log level (debug, info, warn, error)", text);
 }
 
-/* A line being written; what does not fit is cut, the newline always fits. */
+/* A line being written.  A piece that does not fit is left out whole, with all
+ * that follows, so a cut line never ends inside an escape.  TAIL is kept free
+ * for what closes the line: quote, brace, newline. */
+#define TAIL 8u
+
 struct line {
 	char text[LOG_LINE_MAX];
 	size_t size;
+	bool cut;
 };
 
 static void put(struct line *l, const char *text, size_t size)
 {
-	size_t room = sizeof(l->text) - 1 - l->size;
-
-	if (size > room)
-		size = room;
+	if (l->cut || size > sizeof(l->text) - TAIL - l->size) {
+		l->cut = true;
+		return;
+	}
 	memcpy(l->text + l->size, text, size);
 	l->size += size;
+}
+
+/* Closes what is open: there is always room for it. */
+static void put_tail(struct line *l, const char *text)
+{
+	size_t n = strlen(text);
+
+	memcpy(l->text + l->size, text, n);
+	l->size += n;
 }
 
 static void put_str(struct line *l, const char *text)
@@ -77,19 +91,24 @@ static void put_escaped(struct line *l, const char *text)
 	size_t n = strlen(text);
 	bool utf8 = str_is_utf8(text, n);
 
-	for (size_t i = 0; i < n; i++) {
+	for (size_t i = 0, step; i < n; i += step) {
 		unsigned char c = (unsigned char)text[i];
 		char esc[8];
 
-		if (c == '"' || c == '\\')
+		step = 1;
+		if (c == '"' || c == '\\') {
 			(void)snprintf(esc, sizeof(esc), "\\%c", c);
-		else if (c == '\n')
-			(void)snprintf(esc, sizeof(esc), "\\n");
-		else if (c < 0x20 || c == 0x7f || (c >= 0x80 && !utf8))
+			put_str(l, esc);
+		} else if (c == '\n') {
+			put_str(l, "\\n");
+		} else if (c < 0x20 || c == 0x7f || (c >= 0x80 && !utf8)) {
 			(void)snprintf(esc, sizeof(esc), "\\u%04x", c);
-		else
-			(void)snprintf(esc, sizeof(esc), "%c", c);
-		put_str(l, esc);
+			put_str(l, esc);
+		} else {
+			while (((unsigned char)text[i + step] & 0xc0) == 0x80 && c >= 0x80)
+				step++;
+			put(l, text + i, step);
+		}
 	}
 }
 
@@ -106,9 +125,13 @@ static bool plain(const char *text)
 
 static void put_quoted(struct line *l, const char *text)
 {
+	if (l->cut)
+		return;
 	put_str(l, "\"");
+	if (l->cut)
+		return;
 	put_escaped(l, text);
-	put_str(l, "\"");
+	put_tail(l, "\"");
 }
 
 static void put_value(struct line *l, const struct log_field *f)
@@ -175,6 +198,26 @@ static void put_head(struct line *l, enum log_level level, const char *msg)
 	put_escaped(l, msg);
 }
 
+/* A whole field or, in a line that is full, none: only a text may be cut. */
+static void put_field(struct line *l, const struct log_field *f)
+{
+	size_t before = l->size, start;
+
+	if (settings.json) {
+		put_str(l, ",");
+		put_quoted(l, f->key);
+		put_str(l, ":");
+	} else {
+		put_str(l, " ");
+		put_str(l, f->key);
+		put_str(l, "=");
+	}
+	start = l->size;
+	put_value(l, f);
+	if (l->cut && l->size == start)
+		l->size = before;
+}
+
 void log_write(enum log_level level, const char *msg, const struct log_field *fields)
 {
 	struct line l;
@@ -184,28 +227,12 @@ void log_write(enum log_level level, const char *msg, const struct log_field *fi
 	if (!log_enabled(level))
 		return;
 	l.size = 0;
+	l.cut = false;
 	put_head(&l, level, msg);
-	for (const struct log_field *f = fields; f && f->kind != LOG_KIND_END; f++) {
-		if (settings.json) {
-			put_str(&l, ",");
-			put_quoted(&l, f->key);
-			put_str(&l, ":");
-		} else {
-			put_str(&l, " ");
-			put_str(&l, f->key);
-			put_str(&l, "=");
-		}
-		put_value(&l, f);
-	}
-	/* A JSON line that was cut is closed, so that it stays one string short of
-	 * whole rather than broken: cut lines end inside a string. */
-	if (settings.json) {
-		bool cut = l.size >= sizeof(l.text) - 4;
-
-		if (cut)
-			l.size = sizeof(l.text) - 4;
-		put_str(&l, cut ? "\"}" : "}");
-	}
+	for (const struct log_field *f = fields; f && f->kind != LOG_KIND_END && !l.cut; f++)
+		put_field(&l, f);
+	if (settings.json)
+		put_tail(&l, "}");
 	l.text[l.size++] = '\n';
 	do
 		n = write(settings.fd, l.text, l.size);

@@ -148,11 +148,11 @@ const char *units_duration(char buf[UNITS_TEXT], uint64_t ms)
 		if (!n)
 			continue;
 		/* Two units are enough for a person. */
-		uint64_t second = i < 3 ? rest / parts[i + 1].s : 0;
+		unsigned second = i < 3 ? (unsigned)(rest / parts[i + 1].s) % 100 : 0;
 
 		if (second)
-			(void)snprintf(buf, UNITS_TEXT, "%" PRIu64 "%s%" PRIu64 "%s", n,
-				parts[i].name, second, parts[i + 1].name);
+			(void)snprintf(buf, UNITS_TEXT, "%" PRIu64 "%s%u%s", n, parts[i].name,
+				second, parts[i + 1].name);
 		else
 			(void)snprintf(buf, UNITS_TEXT, "%" PRIu64 "%s", n, parts[i].name);
 		break;
