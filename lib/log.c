@@ -63,7 +63,7 @@ struct line {
 
 static void put(struct line *l, const char *text, size_t size)
 {
-	if (l->cut || size > sizeof(l->text) - TAIL - l->size) {
+	if (l->cut || l->size + size > sizeof(l->text) - TAIL) {
 		l->cut = true;
 		return;
 	}
