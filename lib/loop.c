@@ -164,6 +164,11 @@ static void count_handle(uv_handle_t *handle, void *arg)
 
 	if (uv_is_closing(handle) || head == &census->loop->own)
 		return;
+	/* A child whose owner has let go of it: only waited for. */
+	if (handle->type == UV_PROCESS && !uv_has_ref(handle)) {
+		head->destroy(head);
+		return;
+	}
 	census->dangling++;
 	if (head && head->magic == LOOP_MAGIC) {
 		log_error("still open at the end of the loop", LOG_STR("handle", head->name),
