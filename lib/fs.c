@@ -133,8 +133,8 @@ int fs_mkdirs(const char *path, mode_t mode, struct err *err)
 #define TREE_DEPTH 256
 
 /* Removes NAME in folder AT.  DEV: the file system that must not be left. */
-static int remove_at(int at, const char *name, dev_t dev, unsigned depth, const char *top,
-	struct err *err)
+static int remove_at(
+	int at, const char *name, dev_t dev, unsigned depth, const char *top, struct err *err)
 {
 	struct stat st;
 	struct dirent *entry;
@@ -149,8 +149,8 @@ static int remove_at(int at, const char *name, dev_t dev, unsigned depth, const 
 		return 0;
 	}
 	if (st.st_dev != dev)
-		return err_set(err, -EXDEV, "remove %s: %s is a mount; unmount it first", top,
-			name);
+		return err_set(
+			err, -EXDEV, "remove %s: %s is a mount; unmount it first", top, name);
 	if (depth > TREE_DEPTH)
 		return err_set(err, -ELOOP, "remove %s: nested too deeply", top);
 	fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);

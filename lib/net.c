@@ -48,8 +48,8 @@ const char *net_addr_text(char buf[NET_ADDR_TEXT], const struct net_addr *addr)
 {
 	buf[0] = 0;
 	if (addr->family)
-		(void)inet_ntop(addr->family == 4 ? AF_INET : AF_INET6, addr->bytes, buf,
-			NET_ADDR_TEXT);
+		(void)inet_ntop(
+			addr->family == 4 ? AF_INET : AF_INET6, addr->bytes, buf, NET_ADDR_TEXT);
 	return buf;
 }
 
@@ -90,8 +90,8 @@ int net_prefix_parse(const char *text, struct net_prefix *out, struct err *err)
 			"'%.60s' is not a prefix (write ADDRESS/LENGTH, like 10.1.0.0/24)", text);
 	*slash = 0;
 	if (net_addr_parse(copy, &p.addr, NULL) < 0)
-		return err_set(err, -EINVAL, "'%.60s' is not an IP address in prefix '%.60s'", copy,
-			text);
+		return err_set(
+			err, -EINVAL, "'%.60s' is not an IP address in prefix '%.60s'", copy, text);
 	if (str_u64(slash + 1, 0, bits_of(&p.addr), &len) < 0)
 		return err_set(err, -EINVAL, "the length in prefix '%.60s' must be 0 to %u", text,
 			bits_of(&p.addr));
@@ -212,7 +212,8 @@ int net_mac_parse(const char *text, struct net_mac *out, struct err *err)
 	*out = mac;
 	return 0;
 bad:
-	return err_set(err, -EINVAL, "'%.40s' is not a MAC address (write 02:00:00:00:00:01)", text);
+	return err_set(
+		err, -EINVAL, "'%.40s' is not a MAC address (write 02:00:00:00:00:01)", text);
 }
 
 const char *net_mac_text(char buf[NET_ADDR_TEXT], const struct net_mac *mac)

@@ -89,8 +89,8 @@ int units_parse_duration(const char *text, uint64_t *ms, struct err *err)
 	if (rc == -ERANGE)
 		return err_set(err, rc, "'%.40s' is too long a duration", text);
 	if (rc < 0)
-		return err_set(err, rc, "'%.40s' is not a duration (write 500ms, 10s, 5m, 2h or 1d)",
-			text);
+		return err_set(err, rc,
+			"'%.40s' is not a duration (write 500ms, 10s, 5m, 2h or 1d)", text);
 	return 0;
 }
 
@@ -105,8 +105,8 @@ int units_parse_cpus(const char *text, uint32_t *milli, struct err *err)
 	if (rc == -ERANGE)
 		return err_set(err, rc, "'%.40s' is too many CPUs", text);
 	if (rc < 0)
-		return err_set(err, rc, "'%.40s' is not a number of CPUs (write 2, 0.5 or 250m)",
-			text);
+		return err_set(
+			err, rc, "'%.40s' is not a number of CPUs (write 2, 0.5 or 250m)", text);
 	*milli = (uint32_t)v;
 	return 0;
 }
