@@ -105,8 +105,8 @@ size_t runnerctl_queued(const struct runnerctl *rc);
 /* What is in DIR, from its files alone (a few small reads).  For ENDED, *LAST is
  * how (caller: um__runner_status__free_unpacked(last, NULL)); never NULL then. */
 enum runnerctl_found { RUNNERCTL_NONE, RUNNERCTL_ALIVE, RUNNERCTL_ENDED };
-int runnerctl_look(const char *dir, enum runnerctl_found *found, Um__RunnerStatus **last,
-	struct err *err);
+int runnerctl_look(
+	const char *dir, enum runnerctl_found *found, Um__RunnerStatus **last, struct err *err);
 
 /* Removes what a dead runner left: processes, cgroup, runner.*, exit.pb, uml/.
  * -EBUSY when the runner lives.  Blocks for milliseconds (up to 10 s when

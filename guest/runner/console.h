@@ -18,8 +18,8 @@
 #include "lib/loop.h"
 
 #define CONSOLE_RING (32u << 10)
-#define CONSOLE_RATE (16u << 20)       /* bytes a second */
-#define CONSOLE_INPUT_MAX (256u << 10) /* typed and not yet taken by the guest */
+#define CONSOLE_RATE (16u << 20)     /* bytes a second */
+#define CONSOLE_INPUT_MAX (1u << 20) /* typed and not yet taken by the guest */
 #define CONSOLE_MAX_DEFAULT (4u << 20)
 
 struct console;
