@@ -50,7 +50,7 @@ LDFLAGS ?=
 ALL_LDFLAGS = $(SAN) -pie -Wl,-z,relro,-z,now -Wl,--as-needed $(LDFLAGS)
 
 # ---------------------------------------------------------------- rooms
-ROOMS := lib spec image guest guest/runner node-agent scheduler/core scheduler/store \
+ROOMS := lib spec image guest guest/image guest/runner node-agent scheduler/core scheduler/store \
 	scheduler/serve clusterctl
 room_src = $(filter-out $(1)/main.c,$(wildcard $(1)/*.c))
 room_lib = $(O)/rooms/lib$(subst /,_,$(1)).a
@@ -116,7 +116,7 @@ $(BIN)/$(1): $(call obj,$(2)) $(foreach r,$(3),$(call room_lib,$(r))) $(PROTO_O)
 	$$(Q)$$(CC) $$(ALL_LDFLAGS) -o $$@ $(call obj,$(2)) -Wl,--start-group \
 		$(foreach r,$(3),$(call room_lib,$(r))) -Wl,--end-group $(PROTO_O) $$(PKG_LIBS) -lm
 endef
-$(eval $(call program_rules,clusterctl,clusterctl/main.c,clusterctl spec image lib))
+$(eval $(call program_rules,clusterctl,clusterctl/main.c,clusterctl spec image guest/image lib))
 $(eval $(call program_rules,umlaut-scheduler,scheduler/main.c,scheduler/serve scheduler/core scheduler/store spec image lib))
 $(eval $(call program_rules,umlaut-agent,node-agent/main.c,node-agent guest image lib))
 $(eval $(call program_rules,umlaut-guest,guest/runner/main.c,guest/runner guest lib))
@@ -142,6 +142,8 @@ $(BIN)/umlaut-init: $(INIT_OBJ)
 # tests/unit/ROOM/test_X.c is one cmocka program, always built with sanitizers.
 UNIT_SRC := $(wildcard tests/unit/*/test_*.c tests/unit/*/*/test_*.c)
 UNIT_BIN := $(patsubst tests/unit/%.c,$(O)/unit/%,$(UNIT_SRC))
+# Boots guests with the program itself.
+$(O)/unit/guest/init/test_init: $(BIN)/umlaut-init
 .PHONY: unit-programs
 unit-programs: $(UNIT_BIN)
 .PRECIOUS: $(O)/obj/%.o
@@ -177,7 +179,7 @@ bench: programs
 FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(O)/fuzz/%,$(FUZZ_SRC))
 FUZZ_FLAGS := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
-FUZZ_ROOMS := lib spec image guest clusterctl scheduler/serve scheduler/core scheduler/store
+FUZZ_ROOMS := lib spec image guest guest/image clusterctl scheduler/serve scheduler/core scheduler/store
 FUZZ_OBJ := $(patsubst %.c,$(O)/obj-fuzz/%.o,$(foreach r,$(FUZZ_ROOMS),$(call room_src,$(r))))
 $(O)/obj-fuzz/%.o: %.c $(O)/flags | $(PROTO_H)
 	@mkdir -p $(@D)
