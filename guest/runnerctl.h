@@ -6,14 +6,16 @@
  *
  *   file            written by   meaning
  *   runner.pb       runnerctl    Um__RunnerSpec of the runner last started
- *   runner.lock     runner       held (flock) while a runner lives: never two
+ *   runner.lock     runner       held (fcntl OFD lock) while a runner lives: never two
  *   runner.id       runner       its identity, lib/proc.h proc_text()
  *   runner.sock     runner       where it listens
  *   runner.log      runner       its own messages (bounded)
  *   exit.pb         runner       Um__RunnerStatus of the end, durable until forgotten
  *   console.log[.1] runner       the guest's console; kept for the agent to remove
- *   uml/            runner       uml_dir: mconsole socket
- *   cow             agent        made and owned by the agent: uid/gid spec->jail_uid
+ *   hosts.log       runner       HostsUpdates since the start
+ *   uml/ mc/ root/  runner       uml_dir (mconsole), its replies, the jail's mount point
+ *   cow             agent        owned by uid and gid spec->jail_uid, mode 0600; a COW file
+ *                                names RUNNERCTL_BASE, where the jail shows spec->backing
  *
  * Life of one `struct runnerctl`:
  *
@@ -42,6 +44,10 @@
 
 #include "lib/loop.h"
 #include "lib/wire.h"
+
+/* The backing path to write into a COW's header (isolation "none" sees the host's
+ * path instead; the kernel then rewrites the header). */
+#define RUNNERCTL_BASE "/base"
 
 struct runnerctl;
 

@@ -20,7 +20,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -155,9 +154,11 @@ static int redirect(const char *dir, struct err *err)
 	return rc;
 }
 
-/* Held until we end, however we end. */
+/* Held until we end, however we end.  An open file description lock: unlike
+ * flock(2) it can be asked for without being taken (runnerctl_look()). */
 static int take_lock(const char *dir, struct err *err)
 {
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
 	char path[PATH_MAX];
 	int fd, rc = fs_join(path, sizeof(path), dir, RUNNERDIR_LOCK, err);
 
@@ -166,9 +167,10 @@ static int take_lock(const char *dir, struct err *err)
 	fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return err_errno(err, errno, "open %s", path);
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-		rc = errno == EWOULDBLOCK ? err_set(err, -EBUSY, "a runner of this guest lives")
-					  : err_errno(err, errno, "lock %s", path);
+	if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
+		rc = errno == EAGAIN || errno == EACCES
+			     ? err_set(err, -EBUSY, "a runner of this guest lives")
+			     : err_errno(err, errno, "lock %s", path);
 		(void)close(fd);
 		return rc;
 	}
