@@ -143,7 +143,7 @@ $(BIN)/umlaut-init: $(INIT_OBJ)
 UNIT_SRC := $(wildcard tests/unit/*/test_*.c tests/unit/*/*/test_*.c)
 UNIT_BIN := $(patsubst tests/unit/%.c,$(O)/unit/%,$(UNIT_SRC))
 # Boots guests with the program itself.
-$(O)/unit/guest/init/test_init: $(BIN)/umlaut-init
+$(filter $(O)/unit/guest/init/%,$(UNIT_BIN)): $(BIN)/umlaut-init
 .PHONY: unit-programs
 unit-programs: $(UNIT_BIN)
 .PRECIOUS: $(O)/obj/%.o
