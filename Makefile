@@ -147,6 +147,8 @@ $(filter $(O)/unit/guest/init/%,$(UNIT_BIN)): $(BIN)/umlaut-init
 .PHONY: unit-programs
 unit-programs: $(UNIT_BIN)
 .PRECIOUS: $(O)/obj/%.o
+# The runner's tests start the programs themselves, with sanitizers.
+$(filter $(O)/unit/guest/runner/%,$(UNIT_BIN)): | $(BIN)/umlaut-guest $(BIN)/umlaut-init
 # A line "LDFLAGS: ..." in a comment of the test adds linker flags (-Wl,--wrap=...).
 $(UNIT_BIN): $(O)/unit/%: $(O)/obj/tests/unit/%.o $(LIBS) $(PROTO_O)
 	@mkdir -p $(@D)
