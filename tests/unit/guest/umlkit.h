@@ -148,12 +148,12 @@ static inline void kit_dir_remove(struct kit_dir *d)
 	assert_int_equal(kit_run("rm", "-rf", "--one-file-system", d->path), 0);
 }
 
-/* "DIR/NAME"; the last four results stay valid. */
+/* "DIR/NAME"; the last 16 results stay valid. */
 static inline const char *kit_path(const struct kit_dir *d, const char *name)
 {
-	static char text[4][256];
+	static char text[16][256];
 	static unsigned next;
-	char *p = text[next++ % 4];
+	char *p = text[next++ % 16];
 
 	(void)snprintf(p, 256, "%.60s/%.180s", d->path, name);
 	return p;
@@ -188,7 +188,11 @@ static inline void kit_expect(const char *file, const char *text, uint64_t ms)
 		bool found = have && strstr(have, text);
 
 		if (!found && kit_now_ms() > end) {
-			print_error("'%s' did not come in %s:\n%s\n", text, file, have ? have : "");
+			size_t len = have ? strlen(have) : 0;
+
+			/* cmocka cuts long messages. */
+			print_error("'%s' did not come in %s, which ends:\n", text, file);
+			print_error("%s\n", have ? have + (len > 900 ? len - 900 : 0) : "");
 			free(have);
 			fail();
 		}
