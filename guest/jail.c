@@ -206,6 +206,7 @@ static __attribute__((noreturn)) void child_main(const struct jail_spec *spec, s
 	l->report[0] = -1;
 	if (read(l->go[0], &byte, 1) != 1)
 		_exit(2);
+	(void)umask(022); /* the jail's folders are for its user to search */
 	if (enter(spec, l, &err) < 0)
 		report(l, &err);
 	program = fork();

@@ -52,6 +52,7 @@ struct sweep {
 	struct runnerctl *rc; /* NULL: closed meanwhile */
 	char dir[PATH_MAX];
 	Um__RunnerStatus *last;
+	int result;
 	struct err err;
 };
 
@@ -124,8 +125,8 @@ void runnerctl_close(struct runnerctl *rc)
 
 static int sweep_once(struct sweep *sweep)
 {
-	sweep->err = ERR_INIT;
-	return runnerctl_sweep(sweep->dir, &sweep->err);
+	sweep->result = runnerctl_sweep(sweep->dir, &sweep->err);
+	return sweep->result;
 }
 
 static void sweep_work(void *arg)
@@ -145,7 +146,7 @@ static void sweep_done(void *arg, bool cancelled)
 	struct sweep *sweep = arg;
 	struct runnerctl *rc = sweep->rc;
 
-	if (sweep->err.code)
+	if (sweep->result < 0)
 		log_error("a guest is not cleared away", LOG_STR("folder", sweep->dir),
 			LOG_ERR(&sweep->err));
 	if (rc && !cancelled) {

@@ -265,11 +265,13 @@ static int collect_mounts(
 	return 0;
 }
 
-/* The largest file the kernel has reason to write: its RAM, or its disk. */
-static uint64_t file_max(const Um__RunnerSpec *spec, uint64_t tmp_bytes)
+/* The largest file the kernel has reason to write: its RAM, or its disk.  The RAM
+ * file is sparse and a good GiB longer than the memory (it begins at the kernel's
+ * own addresses); what it may fill is bound by the size of /tmp. */
+static uint64_t file_max(const Um__RunnerSpec *spec)
 {
 	const char *disk = spec->backing[0] ? spec->backing : spec->cow;
-	uint64_t most = tmp_bytes;
+	uint64_t most = spec->memory_bytes + ((uint64_t)4 << 30);
 	struct stat st;
 
 	if (stat(disk, &st) == 0) {
@@ -316,7 +318,7 @@ static int start_jail(const Um__RunnerSpec *spec, const char *dir, const struct 
 		.netns = spec->netns,
 		.hostname = "guest",
 		.tmp_bytes = tmp,
-		.file_max = file_max(spec, tmp),
+		.file_max = file_max(spec),
 		.argv = (const char *const *)cmdline->argv,
 		.envp = envp,
 		.fds = passed,

@@ -1,0 +1,392 @@
+/* The runner with real kernels in the jail: life, adoption, ends, leftovers. */
+#include "tests/unit/guest/runner/runnerkit.h"
+
+static void test_boot_exec_stop(void **state)
+{
+	struct rk *rk = *state;
+	struct err err = ERR_INIT;
+
+	rk_boot(rk, "stop", &(struct rk_options){.run = "echo started > /started"});
+	assert_int_equal(rk->phase, UM__PHASE__RUNNING);
+	assert_int_equal(rk->boots, 1);
+
+	assert_int_equal(rk_exec(rk, "cat /started; hostname; exit 7"), 7);
+	assert_string_equal(buf_text(&rk->out), "started\nguest\n");
+
+	assert_int_equal(runnerctl_stop(rk->rc, 20000, false, &err), 0);
+	rk_wait(rk, rk_has_ended);
+	assert_int_equal(rk->phase, UM__PHASE__STOPPED);
+	assert_true(rk->by_request);
+	assert_int_equal(rk->exit_status, 0);
+	assert_string_equal(rk->reason, "stopped on request");
+	rk_finish(rk);
+	rk_assert_clean(rk);
+}
+
+static pid_t kernel_pid;
+
+/* The kernel's main process: the child of the reaper, which is the runner's child. */
+static bool find_kernel(struct rk *rk)
+{
+	char path[100];
+	struct buf text;
+
+	kernel_pid = rk->runner_pid;
+	for (int depth = 0; depth < 2; depth++) {
+		(void)snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)kernel_pid,
+			(int)kernel_pid);
+		buf_init(&text);
+		kernel_pid = 0;
+		if (fs_read(path, 4096, &text, NULL) >= 0)
+			kernel_pid = (pid_t)strtol(buf_text(&text), NULL, 10);
+		buf_free(&text);
+		if (kernel_pid <= 0)
+			return false;
+	}
+	return true;
+}
+
+static void test_kernel_killed(void **state)
+{
+	struct rk *rk = *state;
+
+	rk_boot(rk, "killed", &(struct rk_options){0});
+	rk_wait(rk, find_kernel);
+	assert_true(rk_processes(NULL) > 2); /* reaper, kernel, its guest's processes */
+	assert_int_equal(kill(kernel_pid, SIGKILL), 0);
+	rk_wait(rk, rk_has_ended);
+	assert_int_equal(rk->phase, UM__PHASE__FAILED);
+	assert_int_equal(rk->exit_status, 256 + SIGKILL);
+	assert_false(rk->by_request);
+	assert_string_equal(rk->reason, "the kernel was killed by signal 9 (Killed)");
+	rk_assert_clean(rk); /* no stub of a guest process is left */
+	rk_finish(rk);
+	assert_int_equal(rk->exit_status, 256 + SIGKILL);
+}
+
+static void test_runner_killed(void **state)
+{
+	struct rk *rk = *state;
+	enum runnerctl_found found;
+	Um__RunnerStatus *last = NULL;
+	struct err err = ERR_INIT;
+
+	rk_boot(rk, "orphan", &(struct rk_options){0});
+	assert_true(rk_processes(NULL) > 2);
+	assert_int_equal(runnerctl_kill(rk->guest, &err), 0);
+	rk_wait(rk, rk_is_gone);
+	assert_int_equal(rk->phase, UM__PHASE__FAILED);
+	assert_int_equal(rk->exit_status, -1);
+	assert_string_equal(rk->reason, "the runner was killed");
+	assert_int_equal(rk->losts, 1);
+	rk_assert_clean(rk);
+	runnerctl_close(rk->rc);
+	rk->rc = NULL;
+
+	assert_int_equal(runnerctl_look(rk->guest, &found, &last, &err), 0);
+	assert_int_equal(found, RUNNERCTL_ENDED);
+	assert_int_equal(last->phase, UM__PHASE__FAILED);
+	um__runner_status__free_unpacked(last, NULL);
+	assert_int_equal(runnerctl_discard(rk->guest, &err), 0);
+	assert_int_equal(runnerctl_look(rk->guest, &found, &last, &err), 0);
+	assert_int_equal(found, RUNNERCTL_NONE);
+	assert_int_equal(runnerctl_adopt(rk->loop, rk->guest, &rk_ops, rk, &rk->rc, &err), -ESRCH);
+}
+
+static bool runner_left(struct rk *rk)
+{
+	enum runnerctl_found found = RUNNERCTL_ALIVE;
+	Um__RunnerStatus *last = NULL;
+
+	if (runnerctl_look(rk->guest, &found, &last, NULL) == 0 && last)
+		um__runner_status__free_unpacked(last, NULL);
+	return found == RUNNERCTL_ENDED;
+}
+
+/* The agent goes away and comes back; the guest ends while it is away. */
+static void test_adopt(void **state)
+{
+	struct rk *rk = *state;
+	enum runnerctl_found found;
+	Um__RunnerStatus *last = NULL;
+	struct err err = ERR_INIT;
+
+	rk_boot(rk, "adopt", &(struct rk_options){0});
+	assert_int_equal(rk_exec(rk, "echo kept > /dev/shm/mark || echo kept > /mark"), 0);
+	runnerctl_close(rk->rc);
+	rk->rc = NULL;
+
+	assert_int_equal(runnerctl_look(rk->guest, &found, &last, &err), 0);
+	assert_int_equal(found, RUNNERCTL_ALIVE);
+	assert_int_equal(runnerctl_discard(rk->guest, &err), -EBUSY);
+	rk_forget_told(rk);
+	assert_int_equal(runnerctl_adopt(rk->loop, rk->guest, &rk_ops, rk, &rk->rc, &err), 0);
+	rk_wait(rk, rk_is_up);
+	assert_int_equal(rk->phase, UM__PHASE__RUNNING);
+	assert_true(rk->ready);
+	assert_int_equal(rk->boots, 1);
+	assert_int_equal(rk_exec(rk, "cat /dev/shm/mark || cat /mark"), 0);
+	assert_string_equal(buf_text(&rk->out), "kept\n");
+
+	rk_wait(rk, find_kernel);
+	runnerctl_close(rk->rc);
+	rk->rc = NULL;
+	assert_int_equal(kill(kernel_pid, SIGTERM), 0); /* UML ends with a status */
+	rk_wait(rk, runner_left);
+	rk_assert_clean(rk);
+	assert_int_equal(runnerctl_look(rk->guest, &found, &last, &err), 0);
+	assert_int_equal(found, RUNNERCTL_ENDED);
+	assert_true(last->exit_status >= 0);
+	assert_int_equal(last->boots, 1);
+	um__runner_status__free_unpacked(last, NULL);
+	assert_int_equal(runnerctl_discard(rk->guest, &err), 0);
+}
+
+/* Two connections: the newest is told, both are served; a second runner is not. */
+static void test_two_agents(void **state)
+{
+	struct rk *rk = *state, second = {.loop = rk->loop, .tick = rk->tick};
+	struct err err = ERR_INIT;
+	char command[PATH_MAX + 400];
+	unsigned before;
+
+	rk_boot(rk, "two", &(struct rk_options){0});
+	(void)snprintf(
+		command, sizeof(command), "%s --dir %s 3>&1 2>/dev/null", rk->program, rk->guest);
+	FILE *pipe_file = NULL;
+	int ends[2];
+	char text[200];
+
+	(void)pipe_file;
+	assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+	pid_t pid = fork();
+	if (pid == 0) {
+		(void)dup2(ends[1], 1);
+		execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+		_exit(127);
+	}
+	(void)close(ends[1]);
+	ssize_t n = read(ends[0], text, sizeof(text) - 1);
+	assert_true(n > 0);
+	text[n] = '\0';
+	assert_string_equal(text, "error: busy: a runner of this guest lives\n");
+	(void)close(ends[0]);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+
+	(void)snprintf(second.guest, sizeof(second.guest), "%s", rk->guest);
+	buf_init(&second.out);
+	assert_int_equal(
+		runnerctl_adopt(rk->loop, rk->guest, &rk_ops, &second, &second.rc, &err), 0);
+	rk_wait(&second, rk_is_up);
+	assert_true(second.ready);
+	assert_int_equal(rk_exec(rk, "echo one"), 0);
+	assert_string_equal(buf_text(&rk->out), "one\n");
+	assert_int_equal(rk_exec(&second, "echo two"), 0);
+	assert_string_equal(buf_text(&second.out), "two\n");
+
+	before = rk->statuses;
+	assert_int_equal(runnerctl_stop(second.rc, 0, true, &err), 0);
+	rk_wait(&second, rk_has_ended);
+	assert_int_equal(second.phase, UM__PHASE__STOPPED);
+	assert_true(second.by_request);
+	assert_int_equal(second.exit_status, 256 + SIGKILL);
+	assert_string_equal(second.reason, "killed on request");
+	assert_int_equal(rk->statuses, before);
+	rk_finish(&second);
+	rk_wait(rk, rk_is_gone);
+	assert_int_equal(rk->phase, UM__PHASE__RUNNING == rk->phase ? rk->phase : rk->phase);
+	runnerctl_close(rk->rc);
+	rk->rc = NULL;
+	buf_free(&second.out);
+	rk_assert_clean(rk);
+}
+
+static void test_stop_deadline(void **state)
+{
+	struct rk *rk = *state;
+	struct err err = ERR_INIT;
+
+	rk_boot(rk, "deadline", &(struct rk_options){0});
+	assert_int_equal(runnerctl_stop(rk->rc, 1, false, &err), 0);
+	rk_wait(rk, rk_has_ended);
+	assert_int_equal(rk->phase, UM__PHASE__STOPPED);
+	assert_true(rk->by_request);
+	assert_int_equal(rk->exit_status, 256 + SIGKILL);
+	assert_string_equal(rk->reason, "did not stop in time and was killed");
+	rk_finish(rk);
+
+	/* Before its agent is there it has nothing to lose. */
+	rk_new_guest(rk, "early");
+	rk_start(rk, &(struct rk_options){0});
+	rk_wait(rk, rk_is_up);
+	assert_int_equal(rk->phase, UM__PHASE__STARTING);
+	assert_int_equal(runnerctl_forget(rk->rc, &err), 0); /* refused: it lives */
+	assert_int_equal(runnerctl_stop(rk->rc, 30000, false, &err), 0);
+	assert_true(rk_wait_ms(rk, rk_has_ended, 20000));
+	rk_finish(rk);
+	rk_assert_clean(rk);
+}
+
+static bool booted_twice(struct rk *rk)
+{
+	return rk->gone || (rk->boots == 2 && rk->ready);
+}
+
+static bool stats_there(struct rk *rk)
+{
+	return rk->has_stats || rk->ended;
+}
+
+static void send_simple(struct rk *rk, Um__Envelope__BodyCase body)
+{
+	Um__Envelope env;
+	Um__GuestStatsRequest stats = UM__GUEST_STATS_REQUEST__INIT;
+	Um__GuestSync sync_request = UM__GUEST_SYNC__INIT;
+	struct err err = ERR_INIT;
+
+	rk->id = runnerctl_id(rk->rc);
+	rk->has_ok = rk->has_stats = rk->ended = false;
+	env = wire_env(rk->id);
+	env.body_case = body;
+	if (body == UM__ENVELOPE__BODY_GUEST_SYNC)
+		env.guest_sync = &sync_request;
+	else
+		env.guest_stats_request = &stats;
+	assert_int_equal(runnerctl_send(rk->rc, &env, &err), 0);
+}
+
+static bool synced(struct rk *rk)
+{
+	return rk->has_ok || rk->ended;
+}
+
+/* A reboot inside: the same process, configured again, with the hosts of now. */
+static void test_reboot(void **state)
+{
+	struct rk *rk = *state;
+	struct err err = ERR_INIT;
+	uint8_t ip[4] = {10, 1, 2, 3};
+	char name[] = "later";
+	Um__HostEntry entry = UM__HOST_ENTRY__INIT, *entries[1] = {&entry};
+	Um__HostsUpdate update = UM__HOSTS_UPDATE__INIT;
+	pid_t before;
+
+	rk_boot(rk, "reboot", &(struct rk_options){.run = "echo x >> /runs"});
+	rk_wait(rk, find_kernel);
+	before = kernel_pid;
+	entry.name = name;
+	entry.ip.data = ip;
+	entry.ip.len = 4;
+	update.hosts = entries;
+	update.n_hosts = 1;
+	assert_int_equal(runnerctl_hosts(rk->rc, &update, &err), 0);
+	assert_int_equal(
+		rk_exec(rk, "for i in 1 2 3 4 5 6 7 8 9; do grep -q later /etc/hosts && break; "
+			    "sleep 0.2; done; grep later /etc/hosts"),
+		0);
+	assert_non_null(strstr(buf_text(&rk->out), "10.1.2.3"));
+
+	send_simple(rk, UM__ENVELOPE__BODY_GUEST_STATS_REQUEST);
+	rk_wait(rk, stats_there);
+	assert_true(rk->has_stats && rk->stats.mem_total > (32u << 20));
+	send_simple(rk, UM__ENVELOPE__BODY_GUEST_SYNC);
+	rk_wait(rk, synced);
+	assert_true(rk->has_ok);
+
+	rk_open_exec(rk, "sync; reboot -f; sleep 1000");
+	rk_wait(rk, rk_stream_ended);
+	rk_wait(rk, booted_twice);
+	assert_int_equal(rk->phase, UM__PHASE__RUNNING);
+	rk_wait(rk, find_kernel);
+	assert_int_equal(kernel_pid, before);
+	assert_int_equal(rk_exec(rk, "grep later /etc/hosts; wc -l < /runs"), 0);
+	assert_non_null(strstr(buf_text(&rk->out), "10.1.2.3"));
+	assert_non_null(strstr(buf_text(&rk->out), "2\n"));
+	assert_int_equal(runnerctl_stop(rk->rc, 20000, false, &err), 0);
+	rk_finish(rk);
+	assert_int_equal(rk->exit_status, 0);
+	rk_assert_clean(rk);
+}
+
+/* What is wrong is said at the start, and nothing is left. */
+static void test_refusals(void **state)
+{
+	struct rk *rk = *state;
+	static const struct {
+		struct rk_options o;
+		const char *text;
+	} bad[] = {
+		{{.jail_uid = 4711}, "belongs to user 718281, the guest runs as user 4711"},
+		{{.kernel = "/nonexistent/linux"}, "kernel /nonexistent/linux: No such file"},
+		{{.kernel = "/etc/passwd"}, "/etc/passwd"},
+		{{.isolation = "cage"}, "isolation 'cage'"},
+		{{.kernel_args = "ubd3=/etc/shadow"}, "ubd3"},
+	};
+
+	rk_new_guest(rk, "refused");
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		rk_start(rk, &bad[i].o);
+		rk_wait(rk, rk_is_gone);
+		assert_int_equal(rk->phase, UM__PHASE__FAILED);
+		assert_int_equal(rk->exit_status, -1);
+		if (!strstr(rk->reason, bad[i].text))
+			fail_msg("'%s' does not say '%s'", rk->reason, bad[i].text);
+		runnerctl_close(rk->rc);
+		rk->rc = NULL;
+		rk_assert_clean(rk);
+	}
+}
+
+/* A guest whose start-up script fails runs, and is not ready. */
+static bool has_reason(struct rk *rk)
+{
+	return rk->gone || (rk->phase == UM__PHASE__RUNNING && rk->reason[0]);
+}
+
+static void test_run_fails(void **state)
+{
+	struct rk *rk = *state;
+	struct err err = ERR_INIT;
+
+	rk_new_guest(rk, "unready");
+	rk_start(rk, &(struct rk_options){.run = "exit 9"});
+	rk_wait(rk, has_reason);
+	assert_int_equal(rk->phase, UM__PHASE__RUNNING);
+	assert_false(rk->ready);
+	assert_int_equal(rk_exec(rk, "echo alive"), 0);
+	assert_int_equal(runnerctl_stop(rk->rc, 0, true, &err), 0);
+	rk_finish(rk);
+}
+
+/* Without a jail, and without our agent in the guest: disks are flushed. */
+static void test_none(void **state)
+{
+	struct rk *rk = *state;
+	struct err err = ERR_INIT;
+
+	rk_boot(rk, "none", &(struct rk_options){.isolation = "none"});
+	assert_int_equal(rk_exec(rk, "echo $((6 * 7))"), 0);
+	assert_string_equal(buf_text(&rk->out), "42\n");
+	assert_int_equal(runnerctl_stop(rk->rc, 20000, false, &err), 0);
+	rk_finish(rk);
+	assert_int_equal(rk->exit_status, 0);
+	rk_assert_clean(rk);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_boot_exec_stop),
+		cmocka_unit_test(test_kernel_killed),
+		cmocka_unit_test(test_runner_killed),
+		cmocka_unit_test(test_adopt),
+		cmocka_unit_test(test_two_agents),
+		cmocka_unit_test(test_stop_deadline),
+		cmocka_unit_test(test_reboot),
+		cmocka_unit_test(test_refusals),
+		cmocka_unit_test(test_run_fails),
+		cmocka_unit_test(test_none),
+	};
+
+	return cmocka_run_group_tests(tests, rk_setup, rk_teardown);
+}
