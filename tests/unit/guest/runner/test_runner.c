@@ -46,6 +46,73 @@ static bool find_kernel(struct rk *rk)
 	return true;
 }
 
+/* The value after "KEY:" in a file of /proc. */
+static long proc_value(pid_t pid, const char *file, const char *key, int base)
+{
+	char path[100];
+	const char *at;
+	struct buf text;
+	long value = -1;
+
+	(void)snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, file);
+	buf_init(&text);
+	assert_true(fs_read(path, 1u << 20, &text, NULL) >= 0);
+	at = strstr(buf_text(&text), key);
+	if (at)
+		value = strtol(at + strlen(key), NULL, base);
+	buf_free(&text);
+	return value;
+}
+
+/* What the host sees of a jailed kernel, and what the runner costs. */
+static void test_jailed(void **state)
+{
+	struct rk *rk = *state;
+	struct err err = ERR_INIT;
+	char path[100];
+	struct buf groups;
+
+	rk_boot(rk, "jailed", &(struct rk_options){0});
+	rk_wait(rk, find_kernel);
+	assert_int_equal(proc_value(kernel_pid, "status", "\nUid:\t", 10), RK_UID);
+	assert_int_equal(proc_value(kernel_pid, "status", "\nGid:\t", 10), RK_UID);
+	assert_int_equal(proc_value(kernel_pid, "status", "\nCapEff:\t", 16), 0);
+	assert_int_equal(proc_value(kernel_pid, "status", "\nCapPrm:\t", 16), 0);
+	assert_int_equal(proc_value(kernel_pid, "status", "\nCapBnd:\t", 16), 0);
+	assert_int_equal(proc_value(kernel_pid, "status", "\nNoNewPrivs:\t", 10), 1);
+	assert_int_equal(proc_value(kernel_pid, "status", "\nSeccomp:\t", 10), 2);
+
+	assert_true(rk_cgroups() > 0);
+	(void)snprintf(path, sizeof(path), "/proc/%d/cgroup", (int)kernel_pid);
+	buf_init(&groups);
+	assert_true(fs_read(path, 65536, &groups, &err) >= 0);
+	assert_non_null(strstr(buf_text(&groups), "/umlaut/test-"));
+	buf_free(&groups);
+
+	/* Its root: what the jail shows, and no more. */
+	(void)snprintf(path, sizeof(path), "/proc/%d/root", (int)kernel_pid);
+	DIR *root = opendir(path);
+	struct dirent *e;
+
+	assert_non_null(root);
+	while ((e = readdir(root))) {
+		static const char known[] = " . .. dev proc tmp kernel initrd base cow uml mc "
+					    "lib lib64 usr ";
+		char name[300];
+
+		(void)snprintf(name, sizeof(name), " %s ", e->d_name);
+		if (!strstr(known, name))
+			fail_msg("the jail shows /%s", e->d_name);
+	}
+	closedir(root);
+	print_message("runner: %ld kB proportional, %ld kB private, %ld kB resident\n",
+		proc_value(rk->runner_pid, "smaps_rollup", "\nPss:", 10),
+		proc_value(rk->runner_pid, "smaps_rollup", "\nPrivate_Dirty:", 10),
+		proc_value(rk->runner_pid, "smaps_rollup", "\nRss:", 10));
+	assert_int_equal(runnerctl_stop(rk->rc, 0, true, &err), 0);
+	rk_finish(rk);
+}
+
 static void test_kernel_killed(void **state)
 {
 	struct rk *rk = *state;
@@ -377,6 +444,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_boot_exec_stop),
+		cmocka_unit_test(test_jailed),
 		cmocka_unit_test(test_kernel_killed),
 		cmocka_unit_test(test_runner_killed),
 		cmocka_unit_test(test_adopt),
