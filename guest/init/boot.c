@@ -73,6 +73,7 @@ static void send_hello(struct boot *boot)
 	(void)uname(&uts);
 	hello.release = uts.release;
 	hello.version = version;
+	hello.line_window = WIRE_LINE_WINDOW;
 	if (sys_read("/proc/sys/kernel/random/boot_id", text, sizeof(text)) > 0) {
 		for (i = 0; text[i] && n < 32; i++)
 			if (text[i] != '-')

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <string.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -15,6 +16,7 @@ int line_open(struct line *line, const char *name, struct err *err)
 {
 	struct termios tio;
 	char path[64];
+	uint8_t stale[512];
 	int fd;
 
 	if (str_format(path, sizeof(path), "/dev/%s", name) < 0)
@@ -31,9 +33,11 @@ int line_open(struct line *line, const char *name, struct err *err)
 		(void)tcsetattr(fd, TCSANOW, &tio);
 	}
 	(void)unlink(path);
+	/* What was meant for the guest before a restart. */
+	while (read(fd, stale, sizeof(stale)) > 0)
+		;
+	memset(line, 0, sizeof(*line));
 	line->fd = fd;
-	line->sent = 0;
-	line->dead = false;
 	wire_reader_init(&line->in, WIRE_LINE_MAX, true);
 	buf_init(&line->out);
 	return 0;
@@ -115,6 +119,20 @@ void line_drain(struct line *line, int timeout_ms)
 		(void)tcdrain(line->fd);
 }
 
+/* The runner has at most WIRE_LINE_WINDOW bytes on their way. */
+static void confirm(struct line *line)
+{
+	Um__Envelope env = wire_env(0);
+	Um__LineAck ack = UM__LINE_ACK__INIT;
+
+	if (line->read_total - line->acked < WIRE_LINE_WINDOW / 2)
+		return;
+	line->acked = ack.bytes = line->read_total;
+	env.body_case = UM__ENVELOPE__BODY_LINE_ACK;
+	env.line_ack = &ack;
+	line_send(line, &env);
+}
+
 void line_read(struct line *line)
 {
 	uint8_t data[READ_SIZE];
@@ -122,6 +140,8 @@ void line_read(struct line *line)
 	ssize_t n = read(line->fd, data, sizeof(data));
 
 	if (n > 0) {
+		line->read_total += (size_t)n;
+		confirm(line);
 		if (wire_reader_add(&line->in, data, (size_t)n, &err))
 			sys_log("the agent line: %s", err_msg(&err));
 	} else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {

@@ -4,8 +4,9 @@
  * The terminal is set raw; the descriptor is non-blocking.  What is sent is
  * queued and written as the line takes it: line_send() never blocks.  Bulk data
  * is made only while line_room() says so, which bounds the queue; the few other
- * messages are small.  After an end of file or an I/O error the line is `dead`:
- * nothing is read or sent any more, and the guest goes on without it.
+ * messages are small.  What comes in is confirmed (LineAck), so that the runner never
+ * fills the tty: see GuestHello in the schema.  After an end of file or an I/O error the line is
+ * `dead`: nothing is read or sent any more, and the guest goes on without it.
  */
 #ifndef UMLAUT_GUEST_INIT_LINE_H
 #define UMLAUT_GUEST_INIT_LINE_H
@@ -25,7 +26,9 @@ struct line {
 	int fd;
 	struct wire_reader in;
 	struct buf out;
-	size_t sent; /* bytes of `out` already written */
+	size_t sent;	     /* bytes of `out` already written */
+	uint64_t read_total; /* since the hello */
+	uint64_t acked;
 	bool dead;
 };
 

@@ -25,7 +25,9 @@ struct line {
 	struct buf control; /* whole frames */
 	struct buf out;	    /* what is being written; out_pos of it is out */
 	size_t out_pos;
-	struct line_flow *flows; /* the next to be served */
+	struct line_flow *flows;  /* the next to be served */
+	uint32_t window;	  /* of unconfirmed bytes; 0: none */
+	uint64_t sent, confirmed; /* since the guest's hello */
 	struct line_counts counts;
 	struct log_rate rate;
 	bool closed;	   /* the other end is */
@@ -129,9 +131,22 @@ static void give_back(struct buf *buf)
 	buf->limit = limit;
 }
 
+/* How much of SIZE bytes may be on its way now. */
+static size_t within_window(const struct line *line, size_t size)
+{
+	uint64_t flying = line->sent - line->confirmed;
+
+	if (!line->window)
+		return size;
+	if (flying >= line->window)
+		return 0;
+	return size < line->window - flying ? size : (size_t)(line->window - flying);
+}
+
 static void pump(struct line *line)
 {
 	while (!line->closed) {
+		size_t room;
 		ssize_t n;
 
 		if (line->out_pos == line->out.size && !next_out(line)) {
@@ -140,7 +155,12 @@ static void pump(struct line *line)
 			want(line, LOOP_READ);
 			return;
 		}
-		n = send(line->fd, line->out.data + line->out_pos, line->out.size - line->out_pos,
+		room = within_window(line, line->out.size - line->out_pos);
+		if (!room) { /* the guest's LineAck goes on */
+			want(line, LOOP_READ);
+			return;
+		}
+		n = send(line->fd, line->out.data + line->out_pos, room,
 			MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -150,8 +170,28 @@ static void pump(struct line *line)
 			return;
 		}
 		line->out_pos += (size_t)n;
+		line->sent += (uint64_t)n;
 		line->counts.bytes_out += (uint64_t)n;
 	}
+}
+
+/* The line's own messages.  True: of no concern to others. */
+static bool take_own(struct line *line, const Um__Envelope *env)
+{
+	if (env->body_case == UM__ENVELOPE__BODY_GUEST_HELLO) {
+		line->window = env->guest_hello->line_window;
+		line->sent = line->confirmed = 0;
+		return false;
+	}
+	if (env->body_case != UM__ENVELOPE__BODY_LINE_ACK)
+		return false;
+	if (env->line_ack->bytes > line->confirmed)
+		line->confirmed = env->line_ack->bytes;
+	/* It read what was sent to the kernel before it. */
+	if (line->confirmed > line->sent)
+		line->sent = line->confirmed;
+	pump(line);
+	return true;
 }
 
 static void deliver(struct line *line)
@@ -174,7 +214,8 @@ static void deliver(struct line *line)
 			continue;
 		}
 		line->counts.frames_in++;
-		line->ops->on_message(line->arg, env);
+		if (!take_own(line, env))
+			line->ops->on_message(line->arg, env);
 		um__envelope__free_unpacked(env, NULL);
 	}
 }

@@ -7,6 +7,11 @@
  * kept in the socket (its buffer is made small), so a control frame waits for
  * some ten milliseconds at most however much bulk is queued.
  *
+ * A guest may bound what is on its way into it (GuestHello.line_window) and then
+ * confirms what it read (LineAck): the kernel's tty must never fill up, or UML reads
+ * that console no more (line_throttle() in arch/um/drivers/line.c takes the
+ * descriptor out of the interrupts, and nothing puts it back).
+ *
  * A flow's queue is bounded by its owner (the stream's window), the control queue
  * by LINE_CONTROL_MAX.  The guest is untrusted: a broken frame is skipped to the
  * next magic, an Envelope that does not decode is dropped and counted.
