@@ -65,8 +65,8 @@ static void end(struct conn *conn, const struct err *why)
 static int flush(struct conn *conn, struct err *err)
 {
 	while (conn->sent < conn->out.size) {
-		ssize_t n = write(conn->fd, conn->out.data + conn->sent,
-			conn->out.size - conn->sent);
+		ssize_t n =
+			write(conn->fd, conn->out.data + conn->sent, conn->out.size - conn->sent);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -250,8 +250,8 @@ int conn_send(struct conn *conn, Um__Envelope *env, struct err *err)
 		return err_set(err, -ENOTCONN, "%s is closed", conn->config.name);
 	if (conn_queued(conn) >= conn->config.queue_max) {
 		conn->want_drain = true;
-		return err_set(err, -ENOBUFS, "%s does not take what it is sent",
-			conn->config.name);
+		return err_set(
+			err, -ENOBUFS, "%s does not take what it is sent", conn->config.name);
 	}
 	rc = wire_frame(env, conn->config.message_max, &conn->out, err);
 	if (rc < 0) {
@@ -429,8 +429,8 @@ int conn_listen(struct loop *loop, const char *path, unsigned mode, conn_accept_
 		(void)unlink(addr.sun_path);
 		goto out;
 	}
-	rc = loop_fd_open(loop, "listener", listener->fd, acceptable, listener, &listener->watch,
-		err);
+	rc = loop_fd_open(
+		loop, "listener", listener->fd, acceptable, listener, &listener->watch, err);
 	if (rc == 0)
 		(void)loop_fd_want(listener->watch, LOOP_READ);
 out:

@@ -75,7 +75,8 @@ int curve_load_or_make(const char *path, struct curve_pair *out, struct err *err
 	if (stat(path, &st) == 0) {
 		if (st.st_mode & 077)
 			return err_set(err, -EPERM,
-				"%s may be read by others: chmod 600 it, and replace the key if they had the time",
+				"%s may be read by others: chmod 600 it, and replace the key if "
+				"they had the time",
 				path);
 		buf_init(&file);
 		rc = fs_read(path, 4096, &file, err);
@@ -137,8 +138,8 @@ int curve_token_parse(const char *text, struct curve_token *out, struct err *err
 	memcpy(server, tail + 1, CURVE_TEXT - 1);
 	memcpy(secret, tail + 1 + CURVE_TEXT, CURVE_TEXT - 1);
 	server[CURVE_TEXT - 1] = secret[CURVE_TEXT - 1] = 0;
-	if (str_format(token.endpoint, sizeof(token.endpoint), "%.*s", (int)(tail - text - (long)head),
-		    text + head) < 0 ||
+	if (str_format(token.endpoint, sizeof(token.endpoint), "%.*s",
+		    (int)(tail - text - (long)head), text + head) < 0 ||
 		curve_parse(server, token.server_key, NULL) < 0 ||
 		curve_parse(secret, token.pair.secret_key, NULL) < 0)
 		goto bad;
@@ -147,7 +148,8 @@ int curve_token_parse(const char *text, struct curve_token *out, struct err *err
 	return 0;
 bad:
 	return err_set(err, -EINVAL,
-		"not a join token (one line, umlaut1:ENDPOINT:KEY:KEY, from 'clusterctl token create')");
+		"not a join token (one line, umlaut1:ENDPOINT:KEY:KEY, from 'clusterctl token "
+		"create')");
 }
 
 /* ---------------------------------------------------------------- ZAP */

@@ -188,7 +188,7 @@ bool rpc_deliver(struct rpc *rpc, const Um__Envelope *env, const void *bulk, siz
 	if (env->body_case == UM__ENVELOPE__BODY_ERROR)
 		(void)err_set(&err, wire_errno_from_code(env->error->code), "%s",
 			env->error->message && *env->error->message ? env->error->message
-								     : "refused without a reason");
+								    : "refused without a reason");
 	if (!env->more) {
 		drop(rpc, call);
 	} else if (call->timeout) {

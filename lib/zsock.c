@@ -134,8 +134,7 @@ static int set_options(struct zsock *sock, struct err *err)
 			rc = set_key(sock, ZMQ_CURVE_PUBLICKEY, c->public_key, err);
 		if (rc == 0 && c->server) {
 			rc = set_int(sock, ZMQ_CURVE_SERVER, 1, err);
-			if (rc == 0 &&
-				zmq_setsockopt(sock->zmq, ZMQ_ZAP_DOMAIN, "umlaut", 6) < 0)
+			if (rc == 0 && zmq_setsockopt(sock->zmq, ZMQ_ZAP_DOMAIN, "umlaut", 6) < 0)
 				rc = zmq_fail(err, sock, "ZAP domain");
 		} else if (rc == 0 && c->server_key) {
 			rc = set_key(sock, ZMQ_CURVE_SERVERKEY, c->server_key, err);
@@ -176,7 +175,8 @@ static void fill_peer(struct zsock *sock, struct zpeer *peer, zmq_msg_t *body)
 		(void)str_copy(peer->user, sizeof(peer->user), user + CURVE_TEXT - 1);
 }
 
-static void bad(struct zsock *sock, const struct zpeer *peer, zmq_msg_t *body, const struct err *why)
+static void bad(
+	struct zsock *sock, const struct zpeer *peer, zmq_msg_t *body, const struct err *why)
 {
 	uint64_t id = 0;
 
@@ -332,8 +332,8 @@ static bool monitor_event(struct zsock *sock)
 		break;
 	case ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL:
 	case ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-		sock->ops.on_state(sock->arg, sock, false,
-			"the handshake failed (is the server key right?)");
+		sock->ops.on_state(
+			sock->arg, sock, false, "the handshake failed (is the server key right?)");
 		break;
 	default:
 		break;
@@ -499,15 +499,14 @@ int zsock_send(struct zsock *sock, const struct zpeer *peer, Um__Envelope *env, 
 		goto out;
 	if (sock->config.type == ZSOCK_ROUTER &&
 		zmq_send(sock->zmq, peer->id, peer->id_size, ZMQ_DONTWAIT | ZMQ_SNDMORE) < 0)
-		rc = zmq_errno() == EAGAIN ? err_set(err, -EAGAIN, "%s: the peer's queue is full",
-						     sock->name)
-					   : zmq_fail(err, sock, "send");
-	if (rc == 0 &&
-		zmq_send(sock->zmq, packed.data, packed.size, ZMQ_DONTWAIT | more) < 0)
 		rc = zmq_errno() == EAGAIN
-			? err_set(err, -EAGAIN, "%s: the peer is away or its queue is full",
-				  sock->name)
-			: zmq_fail(err, sock, "send");
+			     ? err_set(err, -EAGAIN, "%s: the peer's queue is full", sock->name)
+			     : zmq_fail(err, sock, "send");
+	if (rc == 0 && zmq_send(sock->zmq, packed.data, packed.size, ZMQ_DONTWAIT | more) < 0)
+		rc = zmq_errno() == EAGAIN
+			     ? err_set(err, -EAGAIN, "%s: the peer is away or its queue is full",
+				       sock->name)
+			     : zmq_fail(err, sock, "send");
 	if (rc == 0 && bulk && zmq_send(sock->zmq, bulk, bulk_size, ZMQ_DONTWAIT) < 0)
 		rc = zmq_fail(err, sock, "send");
 	/* A send may have taken the edge of something that came in. */

@@ -55,11 +55,11 @@ enum core_host_state { CORE_HOST_JOINING, CORE_HOST_UP, CORE_HOST_SUSPECT, CORE_
 /* The numbers are those of Phase in proto/umlaut.proto. */
 enum core_phase {
 	CORE_UNKNOWN = 0,
-	CORE_PENDING = 1,   /* no host yet; `placed_because` says why */
-	CORE_PLACED = 2,    /* host chosen, agent not heard yet */
-	CORE_FETCHING = 3,  /* the host gets image or kernel */
-	CORE_STARTING = 4,  /* kernel started or waits for its turn */
-	CORE_RUNNING = 5,   /* configured; `ready` when its probe passed */
+	CORE_PENDING = 1,  /* no host yet; `placed_because` says why */
+	CORE_PLACED = 2,   /* host chosen, agent not heard yet */
+	CORE_FETCHING = 3, /* the host gets image or kernel */
+	CORE_STARTING = 4, /* kernel started or waits for its turn */
+	CORE_RUNNING = 5,  /* configured; `ready` when its probe passed */
 	CORE_MIGRATING = 6,
 	CORE_STOPPING = 7,
 	CORE_STOPPED = 8,
@@ -94,10 +94,10 @@ struct core_host {
 	uint32_t underlay_mtu;
 	struct core_labels labels;
 	uint32_t guest_count, ready_count;
-	uint64_t joined_at, last_seen;	   /* wall clock */
-	uint64_t seen_mono;		   /* monotonic, for the lease */
-	struct core_guest *guests;	   /* list by host_prev/host_next */
-	struct core_host *prev, *next;	   /* all hosts, the longest unheard first */
+	uint64_t joined_at, last_seen; /* wall clock */
+	uint64_t seen_mono;	       /* monotonic, for the lease */
+	struct core_guest *guests;     /* list by host_prev/host_next */
+	struct core_host *prev, *next; /* all hosts, the longest unheard first */
 	UT_hash_handle hh;
 };
 
@@ -106,8 +106,8 @@ struct core_nic {
 	struct core_network *network;
 	uint32_t index;
 	struct net_mac mac;
-	struct net_addr ip4, ip6; /* family 0: none */
-	bool fixed4, fixed6;	  /* asked for by the user */
+	struct net_addr ip4, ip6;     /* family 0: none */
+	bool fixed4, fixed6;	      /* asked for by the user */
 	struct core_nic *prev, *next; /* members of the network */
 	UT_hash_handle hh4, hh6;      /* network->by4, by6 */
 };
@@ -128,8 +128,9 @@ struct core_network {
 	struct core_nic *members;
 	uint32_t member_count;
 	struct core_nic *by4, *by6;
-	uint64_t cursor4, cursor6;	/* where the next search for a free address begins */
-	struct core_nethost *hosts;	/* with members */
+	uint64_t cursor4, cursor6;	  /* where the next search for a free address begins */
+	struct core_nethost *hosts;	  /* with members */
+	bool leaving;			  /* no longer wanted; goes with its last member */
 	struct core_network *prev, *next; /* of the deployment */
 	UT_hash_handle hh, hh_vni;
 };
@@ -193,7 +194,7 @@ struct core_guest {
 	uint64_t uid;
 	struct core_deployment *deployment;
 	struct core_group *group; /* NULL while deleting */
-	uint32_t number;	  /* within the group, from 1; 0: the only one */
+	uint32_t number;	  /* within the group, from 1 */
 	char name[CORE_FULLNAME]; /* deployment/guest */
 	bool want_run, deleting;
 	enum core_phase phase;
@@ -227,13 +228,13 @@ struct core_dirty {
 };
 
 enum core_action_kind {
-	CORE_TELL_FULL,	      /* everything, anew: host */
-	CORE_TELL_GUEST,      /* the guest as it is to be: host, uid */
-	CORE_TELL_REMOVE,     /* must not be there: host, uid, epoch */
-	CORE_TELL_NET,	      /* the whole network: host, vni */
-	CORE_TELL_MEMBER,     /* one member is new or has moved: host, vni, uid, nic */
+	CORE_TELL_FULL,	       /* everything, anew: host */
+	CORE_TELL_GUEST,       /* the guest as it is to be: host, uid */
+	CORE_TELL_REMOVE,      /* must not be there: host, uid, epoch */
+	CORE_TELL_NET,	       /* the whole network: host, vni */
+	CORE_TELL_MEMBER,      /* one member is new or has moved: host, vni, uid, nic */
 	CORE_TELL_MEMBER_GONE, /* host, vni, mac */
-	CORE_TELL_NET_GONE,   /* host, vni */
+	CORE_TELL_NET_GONE,    /* host, vni */
 };
 
 struct core_action {
@@ -245,7 +246,7 @@ struct core_action {
 };
 
 struct core_log {
-	const char *kind; /* "guest", "host", "deployment"; static */
+	const char *kind;   /* "guest", "host", "deployment"; static */
 	const char *reason; /* one word, "Placed"; static */
 	bool warning;
 	char name[CORE_FULLNAME];
@@ -300,8 +301,8 @@ int core_host_hello(struct core *core, const struct core_hostfacts *facts,
 	const struct core_observed *observed, size_t count, uint64_t now, uint64_t mono,
 	struct core_out *out, struct err *err);
 /* -ENOENT for a host that has not said hello since we started. */
-int core_heartbeat(struct core *core, const char *host, uint64_t disk_free, uint64_t now,
-	uint64_t mono);
+int core_heartbeat(
+	struct core *core, const char *host, uint64_t disk_free, uint64_t now, uint64_t mono);
 /* What changed on a host. */
 int core_observe(struct core *core, const char *host, const struct core_observed *observed,
 	size_t count, uint64_t now, struct core_out *out, struct err *err);
@@ -386,8 +387,8 @@ struct core_load_guest {
 };
 int core_load_guest(struct core *core, const struct core_load_guest *load, struct err *err);
 /* Nobody is lost before a full lease has passed from here. */
-int core_loaded(struct core *core, uint64_t now, uint64_t mono, struct core_out *out,
-	struct err *err);
+int core_loaded(
+	struct core *core, uint64_t now, uint64_t mono, struct core_out *out, struct err *err);
 
 /* ---------------------------------------------------------------- reading */
 
@@ -401,7 +402,7 @@ const struct core_guest *core_guests(const struct core *core); /* ->hh.next */
 size_t core_guest_count(const struct core *core);
 const struct core_network *core_network(const struct core *core, uint32_t vni);
 const struct core_network *core_networks(const struct core *core); /* ->hh_vni.next */
-const char *core_phase_name(enum core_phase phase);	/* "running" */
+const char *core_phase_name(enum core_phase phase);		   /* "running" */
 const char *core_host_state_name(enum core_host_state state);
 
 /* All invariants of docs/invariants.md.  -EPROTO with its number and what breaks

@@ -33,7 +33,7 @@ int alloc_vni(struct core *core, uint32_t *vni);
  * makes it a member of NETWORK. -EADDRINUSE, -ENOSPC. */
 int alloc_nic(struct core_nic *nic, struct core_network *network, const struct core_nicspec *want,
 	struct err *err);
-void alloc_release(struct core_nic *nic);
+void alloc_release(struct core *core, struct core_nic *nic);
 /* Takes back exactly what was given before (loading). */
 int alloc_restore(struct core_nic *nic, struct core_network *network,
 	const struct core_load_nic *load, struct err *err);
@@ -73,16 +73,16 @@ void netplan_placed(struct core_guest *guest, struct core_out *out);
 void netplan_leaving(struct core_guest *guest, struct core_out *out);
 /* Members (names, addresses) of a network changed. */
 void netplan_member(const struct core_nic *nic, struct core_out *out);
-void netplan_member_gone(const struct core_network *network, const struct net_mac *mac,
-	struct core_out *out);
+void netplan_member_gone(
+	const struct core_network *network, const struct net_mac *mac, struct core_out *out);
 
 /* place.c */
 struct place_need {
 	const struct core_groupspec *spec;
 	const struct core_group *group; /* NULL in a dry run of a new one */
 };
-struct core_host *place_choose(struct core *core, const struct place_need *need,
-	char because[CORE_REASON]);
+struct core_host *place_choose(
+	struct core *core, const struct place_need *need, char because[CORE_REASON]);
 void place_pending(struct core *core, uint64_t now, struct core_out *out);
 /* "" when COUNT more guests of SPEC fit beside what is there. */
 void place_fit(struct core *core, const struct core_apply *apply, char warning[CORE_REASON * 2]);

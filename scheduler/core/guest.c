@@ -1,0 +1,268 @@
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+#include "scheduler/core/core_int.h"
+
+void guest_name(char out[CORE_FULLNAME], const char *deployment, const struct core_groupspec *spec,
+	uint32_t number)
+{
+	if (spec->count_set)
+		(void)snprintf(out, CORE_FULLNAME, "%s/%s-%u", deployment, spec->name, number);
+	else
+		(void)snprintf(out, CORE_FULLNAME, "%s/%s", deployment, spec->name);
+}
+
+struct core_guest *guest_new(struct core *core, struct core_deployment *deployment,
+	struct core_group *group, uint32_t number, const char *name, uint64_t uid, struct err *err)
+{
+	struct core_guest *guest = calloc(1, sizeof(*guest));
+
+	if (!guest) {
+		(void)err_set(err, -ENOMEM, "memory is short for guest %s", name);
+		return NULL;
+	}
+	guest->uid = uid;
+	guest->deployment = deployment;
+	guest->group = group;
+	guest->number = number;
+	(void)str_copy(guest->name, sizeof(guest->name), name);
+	guest->want_run = true;
+	guest->phase = CORE_PENDING;
+	guest->generation = guest->disk_generation = 1;
+	guest->exit_status = -1;
+	HASH_ADD(hh, core->guests, uid, sizeof(guest->uid), guest);
+	if (group) {
+		guest->memory = group->spec.memory;
+		guest->cpu = group->spec.cpu;
+		guest->disk = group->spec.disk;
+		HASH_ADD(hh_name, core->by_name, name[0], (unsigned)strlen(guest->name), guest);
+		DL_APPEND2(group->guests, guest, group_prev, group_next);
+		group->guest_count++;
+	} else {
+		DL_APPEND2(deployment->leaving, guest, group_prev, group_next);
+	}
+	deployment->guest_count++;
+	return guest;
+}
+
+void guest_set_ready(struct core_guest *guest, bool ready)
+{
+	if (guest->ready == ready)
+		return;
+	guest->ready = ready;
+	if (ready) {
+		guest->deployment->ready_count++;
+		if (guest->host)
+			guest->host->ready_count++;
+	} else {
+		guest->deployment->ready_count--;
+		if (guest->host)
+			guest->host->ready_count--;
+	}
+}
+
+void guest_set_phase(struct core_guest *guest, enum core_phase phase, const char *reason)
+{
+	guest->phase = phase;
+	if (reason)
+		(void)snprintf(guest->reason, sizeof(guest->reason), "%s", reason);
+	if (phase != CORE_RUNNING)
+		guest_set_ready(guest, false);
+}
+
+void guest_attach_host(struct core_guest *guest, struct core_host *host)
+{
+	guest->host = host;
+	DL_APPEND2(host->guests, guest, host_prev, host_next);
+	host->guest_count++;
+	host->ready_count += guest->ready;
+	host->memory_reserved += guest->memory;
+	host->cpu_reserved += guest->cpu;
+	host->disk_reserved += guest->disk;
+}
+
+void guest_detach_host(struct core_guest *guest)
+{
+	struct core_host *host = guest->host;
+
+	if (!host)
+		return;
+	DL_DELETE2(host->guests, guest, host_prev, host_next);
+	host->guest_count--;
+	host->ready_count -= guest->ready;
+	host->memory_reserved -= guest->memory;
+	host->cpu_reserved -= guest->cpu;
+	host->disk_reserved -= guest->disk;
+	guest->host = NULL;
+}
+
+void guest_pend(struct core *core, struct core_guest *guest)
+{
+	core->place_due = true;
+	if (guest->pending)
+		return;
+	guest->pending = true;
+	DL_APPEND2(core->pending, guest, pending_prev, pending_next);
+}
+
+void guest_unpend(struct core *core, struct core_guest *guest)
+{
+	if (!guest->pending)
+		return;
+	guest->pending = false;
+	DL_DELETE2(core->pending, guest, pending_prev, pending_next);
+}
+
+int guest_make_nics(struct core_guest *guest, const struct core_groupspec *spec, struct err *err)
+{
+	if (!spec->nic_count)
+		return 0;
+	guest->nics = calloc(spec->nic_count, sizeof(*guest->nics));
+	if (!guest->nics)
+		return err_set(err, -ENOMEM, "memory is short for guest %s", guest->name);
+	for (size_t i = 0; i < spec->nic_count; i++) {
+		struct core_nic *nic = &guest->nics[i];
+		struct core_network *network =
+			deployment_network(guest->deployment, spec->nics[i].network);
+		int rc;
+
+		if (!network)
+			return err_set(err, -EINVAL, "guest %s: no network '%s'", guest->name,
+				spec->nics[i].network);
+		nic->guest = guest;
+		nic->index = (uint32_t)i;
+		rc = alloc_nic(nic, network, &spec->nics[i], err);
+		if (rc < 0)
+			return rc;
+		guest->nic_count++;
+	}
+	return 0;
+}
+
+void guest_drop_nics(struct core *core, struct core_guest *guest, struct core_out *out)
+{
+	for (uint32_t i = 0; i < guest->nic_count; i++) {
+		struct core_nic *nic = &guest->nics[i];
+
+		if (out && nic->network)
+			netplan_member_gone(nic->network, &nic->mac, out);
+		alloc_release(core, nic);
+	}
+	free(guest->nics);
+	guest->nics = NULL;
+	guest->nic_count = 0;
+}
+
+void guest_free(struct core *core, struct core_guest *guest)
+{
+	struct core_deployment *deployment = guest->deployment;
+
+	guest_set_ready(guest, false);
+	guest_drop_nics(core, guest, NULL);
+	guest_unpend(core, guest);
+	guest_detach_host(guest);
+	HASH_DEL(core->guests, guest);
+	if (guest->group) {
+		HASH_DELETE(hh_name, core->by_name, guest);
+		DL_DELETE2(guest->group->guests, guest, group_prev, group_next);
+		guest->group->guest_count--;
+	} else {
+		DL_DELETE2(deployment->leaving, guest, group_prev, group_next);
+	}
+	deployment->guest_count--;
+	free(guest);
+}
+
+void guest_delete(struct core *core, struct core_guest *guest, struct core_out *out)
+{
+	struct core_deployment *deployment = guest->deployment;
+
+	if (guest->deleting)
+		return;
+	guest->deleting = true;
+	guest->want_run = false;
+	guest_unpend(core, guest);
+	HASH_DELETE(hh_name, core->by_name, guest);
+	DL_DELETE2(guest->group->guests, guest, group_prev, group_next);
+	guest->group->guest_count--;
+	guest->group = NULL;
+	DL_APPEND2(deployment->leaving, guest, group_prev, group_next);
+	out_dirty_guest(out, guest);
+	if (!guest->host) {
+		guest_gone(core, guest, out);
+		return;
+	}
+	guest_set_ready(guest, false);
+	(void)snprintf(guest->reason, sizeof(guest->reason), "is being removed");
+	out_tell_remove(out, guest->host->name, guest->uid, guest->epoch);
+}
+
+void guest_gone(struct core *core, struct core_guest *guest, struct core_out *out)
+{
+	struct core_deployment *deployment = guest->deployment;
+
+	out_dirty_guest(out, guest);
+	out_log(out, "guest", guest->name, "Removed", false, guest->host ? guest->host->name : "",
+		"nothing of it is left");
+	if (guest->host)
+		netplan_leaving(guest, out);
+	guest_drop_nics(core, guest, out);
+	guest_free(core, guest);
+	core->place_due = true;
+	if (deployment->deleting && !deployment->guest_count) {
+		out_dirty(out, CORE_KIND_DEPLOYMENT, deployment->name);
+		out_log(out, "deployment", deployment->name, "Deleted", false, "", "all is gone");
+		deployment_free(core, deployment);
+	}
+}
+
+int core_guest_verb(struct core *core, uint64_t uid, enum core_verb verb, uint64_t now,
+	struct core_out *out, struct err *err)
+{
+	struct core_guest *guest;
+
+	(void)now;
+	HASH_FIND(hh, core->guests, &uid, sizeof(uid), guest);
+	if (!guest || guest->deleting)
+		return err_set(err, -ENOENT, "no such guest");
+	switch (verb) {
+	case CORE_START:
+		/* A guest that has failed for good is tried anew as well. */
+		if (guest->want_run && guest->phase != CORE_FAILED)
+			return 0;
+		if (guest->phase == CORE_FAILED)
+			guest->generation++;
+		guest->want_run = true;
+		break;
+	case CORE_STOP:
+		if (!guest->want_run)
+			return 0;
+		guest->want_run = false;
+		break;
+	case CORE_RESTART:
+		guest->want_run = true;
+		guest->generation++;
+		break;
+	}
+	out_dirty_guest(out, guest);
+	if (guest->host) {
+		out_tell_guest(out, guest);
+	} else if (guest->want_run) {
+		guest_set_phase(guest, CORE_PENDING, "");
+		guest_pend(core, guest);
+	} else {
+		guest_unpend(core, guest);
+		guest_set_phase(guest, CORE_STOPPED, "stopped before it had a host");
+	}
+	out_log(out, "guest", guest->name,
+		verb == CORE_START  ? "Start"
+		: verb == CORE_STOP ? "Stop"
+				    : "Restart",
+		false, guest->host ? guest->host->name : "", "asked for by a user");
+	place_pending(core, now, out);
+	return 0;
+}

@@ -1,0 +1,308 @@
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+#include "scheduler/core/core_int.h"
+
+#define FAR_AWAY 60000u
+
+struct core_host *host_get(const struct core *core, const char *name)
+{
+	struct core_host *host;
+
+	HASH_FIND_STR(core->hosts, name, host);
+	return host;
+}
+
+static int copy_labels(struct core_labels *to, const struct core_labels *from)
+{
+	struct core_label *items = NULL;
+
+	if (from->count) {
+		items = malloc(from->count * sizeof(*items));
+		if (!items)
+			return -ENOMEM;
+		memcpy(items, from->items, from->count * sizeof(*items));
+	}
+	free(to->items);
+	to->items = items;
+	to->count = from->count;
+	return 0;
+}
+
+static int set_facts(struct core_host *host, const struct core_hostfacts *facts, struct err *err)
+{
+	if (copy_labels(&host->labels, &facts->labels) < 0)
+		return err_set(err, -ENOMEM, "memory is short for host %s", facts->name);
+	host->memory = facts->memory;
+	host->disk = facts->disk;
+	host->disk_free = facts->disk_free;
+	host->cpu = facts->cpu;
+	host->underlay_mtu = facts->underlay_mtu;
+	host->vtep = facts->vtep;
+	return 0;
+}
+
+int host_new(struct core *core, const struct core_hostfacts *facts, struct core_host **out,
+	struct err *err)
+{
+	struct core_host *host = calloc(1, sizeof(*host));
+	int rc;
+
+	if (!host)
+		return err_set(err, -ENOMEM, "memory is short for host %s", facts->name);
+	(void)str_copy(host->name, sizeof(host->name), facts->name);
+	rc = set_facts(host, facts, err);
+	if (rc < 0) {
+		free(host);
+		return rc;
+	}
+	HASH_ADD_STR(core->hosts, name, host);
+	DL_APPEND(core->host_list, host);
+	*out = host;
+	return 0;
+}
+
+void host_free(struct core *core, struct core_host *host)
+{
+	HASH_DEL(core->hosts, host);
+	DL_DELETE(core->host_list, host);
+	free(host->labels.items);
+	free(host);
+}
+
+static void heard(struct core *core, struct core_host *host, uint64_t now, uint64_t mono)
+{
+	host->last_seen = now;
+	host->seen_mono = mono;
+	/* Stays sorted: the longest unheard first. */
+	DL_DELETE(core->host_list, host);
+	DL_APPEND(core->host_list, host);
+}
+
+/* True when it runs, or should, on HOST under this epoch. */
+static bool is_ours(const struct core_guest *guest, const struct core_host *host,
+	const struct core_observed *seen)
+{
+	return guest && guest->host == host && guest->epoch == seen->epoch;
+}
+
+static bool takes_phase(enum core_phase phase)
+{
+	return phase >= CORE_PLACED && phase <= CORE_FAILED;
+}
+
+static void note(struct core_guest *guest, const struct core_observed *seen, struct core_out *out)
+{
+	enum core_phase before = guest->phase;
+	bool was_ready = guest->ready;
+
+	if (!takes_phase(seen->phase))
+		return;
+	guest->restarts = seen->restarts;
+	guest->exit_status = seen->exit_status;
+	guest->started_at = seen->started_at;
+	guest->cow_bytes = seen->cow_bytes;
+	guest_set_phase(guest, seen->phase, seen->reason ? seen->reason : "");
+	/* Ready under an older spec is not ready. */
+	guest_set_ready(guest, seen->phase == CORE_RUNNING && seen->ready && !guest->deleting &&
+				       seen->generation == guest->generation);
+	out_dirty_guest(out, guest);
+	if (guest->ready && !was_ready)
+		out_log(out, "guest", guest->name, "Ready", false, guest->host->name, "%s",
+			guest->reason);
+	else if (guest->phase != before)
+		out_log(out, "guest", guest->name,
+			guest->phase == CORE_FAILED    ? "Failed"
+			: guest->phase == CORE_STOPPED ? "Stopped"
+			: guest->phase == CORE_RUNNING ? "Running"
+						       : "Progress",
+			guest->phase == CORE_FAILED, guest->host->name, "%s%s%s",
+			core_phase_name(guest->phase), *guest->reason ? ": " : "", guest->reason);
+}
+
+static void observe_one(struct core *core, struct core_host *host, const struct core_observed *seen,
+	struct core_out *out)
+{
+	struct core_guest *guest;
+
+	HASH_FIND(hh, core->guests, &seen->uid, sizeof(seen->uid), guest);
+	if (!is_ours(guest, host, seen)) {
+		/* Unknown, moved away, or of an older placement: it must go. */
+		if (!seen->gone)
+			out_tell_remove(out, host->name, seen->uid, seen->epoch);
+		return;
+	}
+	if (!seen->gone) {
+		note(guest, seen, out);
+		if (guest->deleting)
+			out_tell_remove(out, host->name, seen->uid, seen->epoch);
+		return;
+	}
+	if (guest->deleting)
+		guest_gone(core, guest, out);
+	else
+		out_tell_guest(out, guest);
+}
+
+int core_host_hello(struct core *core, const struct core_hostfacts *facts,
+	const struct core_observed *observed, size_t count, uint64_t now, uint64_t mono,
+	struct core_out *out, struct err *err)
+{
+	struct core_action full = {.kind = CORE_TELL_FULL};
+	struct core_host *host = host_get(core, facts->name);
+	struct core_guest *guest, *next;
+	bool was_up = host && host->state == CORE_HOST_UP;
+	int rc;
+
+	rc = host ? set_facts(host, facts, err) : host_new(core, facts, &host, err);
+	if (rc < 0)
+		return rc;
+	if (!host->joined_at)
+		host->joined_at = now;
+	host->state = CORE_HOST_UP;
+	heard(core, host, now, mono);
+	out_dirty(out, CORE_KIND_HOST, host->name);
+	if (!was_up)
+		out_log(out, "host", host->name, "Up", false, host->name, "is up");
+	for (size_t i = 0; i < count; i++)
+		observe_one(core, host, &observed[i], out);
+	/* What was being removed and is not there any more is gone; what was lost
+	 * and has not been heard of is to be started. */
+	DL_FOREACH_SAFE2(host->guests, guest, next, host_next)
+	{
+		bool seen = false;
+
+		if (!guest->deleting && guest->phase != CORE_LOST)
+			continue;
+		for (size_t i = 0; i < count && !seen; i++)
+			seen = observed[i].uid == guest->uid;
+		if (seen)
+			continue;
+		if (guest->deleting) {
+			guest_gone(core, guest, out);
+		} else {
+			guest_set_phase(guest, CORE_PLACED, "its host is back without it");
+			out_dirty_guest(out, guest);
+		}
+	}
+	(void)str_copy(full.host, sizeof(full.host), host->name);
+	out_action(out, &full);
+	core->place_due = true;
+	place_pending(core, now, out);
+	return 0;
+}
+
+int core_heartbeat(
+	struct core *core, const char *name, uint64_t disk_free, uint64_t now, uint64_t mono)
+{
+	struct core_host *host = host_get(core, name);
+
+	/* One that was given up, or is not known, must say hello first. */
+	if (!host || host->state == CORE_HOST_LOST || host->state == CORE_HOST_JOINING)
+		return -ENOENT;
+	if (host->state == CORE_HOST_SUSPECT) {
+		host->state = CORE_HOST_UP;
+		core->place_due = true;
+	}
+	host->disk_free = disk_free;
+	heard(core, host, now, mono);
+	return 0;
+}
+
+int core_observe(struct core *core, const char *name, const struct core_observed *observed,
+	size_t count, uint64_t now, struct core_out *out, struct err *err)
+{
+	struct core_host *host = host_get(core, name);
+
+	if (!host)
+		return err_set(err, -ENOENT, "host '%s' is not known", name);
+	for (size_t i = 0; i < count; i++)
+		observe_one(core, host, &observed[i], out);
+	place_pending(core, now, out);
+	return 0;
+}
+
+static void lose(struct core_host *host, struct core_out *out)
+{
+	struct core_guest *guest;
+
+	host->state = CORE_HOST_LOST;
+	out_dirty(out, CORE_KIND_HOST, host->name);
+	out_log(out, "host", host->name, "Lost", true, host->name,
+		"no heartbeat for a whole lease; %u guests are there", host->guest_count);
+	DL_FOREACH2(host->guests, guest, host_next)
+	{
+		guest_set_phase(guest, CORE_LOST, "its host is lost; it comes back with it");
+		out_dirty_guest(out, guest);
+		out_log(out, "guest", guest->name, "Lost", true, host->name, "host %s is lost",
+			host->name);
+	}
+}
+
+uint64_t core_tick(struct core *core, uint64_t now, uint64_t mono, struct core_out *out)
+{
+	uint64_t lease = core->config.lease_ms, next = FAR_AWAY;
+	struct core_host *host;
+
+	DL_FOREACH (core->host_list, host) {
+		uint64_t silent = mono > host->seen_mono ? mono - host->seen_mono : 0;
+
+		if (host->state == CORE_HOST_LOST)
+			continue;
+		if (silent >= lease) {
+			lose(host, out);
+		} else if (silent >= lease / 2) {
+			if (host->state == CORE_HOST_UP) {
+				host->state = CORE_HOST_SUSPECT;
+				out_log(out, "host", host->name, "Suspect", true, host->name,
+					"no heartbeat for half a lease");
+			}
+			if (lease - silent < next)
+				next = lease - silent;
+		} else {
+			/* All that follow were heard later. */
+			if (lease / 2 - silent < next)
+				next = lease / 2 - silent;
+			break;
+		}
+	}
+	place_pending(core, now, out);
+	return next ? next : 1;
+}
+
+int core_cordon(struct core *core, const char *name, bool cordoned, uint64_t now,
+	struct core_out *out, struct err *err)
+{
+	struct core_host *host = host_get(core, name);
+
+	if (!host)
+		return err_set(err, -ENOENT, "no host '%s'", name);
+	if (host->cordoned == cordoned)
+		return 0;
+	host->cordoned = cordoned;
+	out_dirty(out, CORE_KIND_HOST, host->name);
+	out_log(out, "host", name, cordoned ? "Cordoned" : "Uncordoned", false, name,
+		"asked for by a user");
+	core->place_due = true;
+	place_pending(core, now, out);
+	return 0;
+}
+
+int core_host_remove(struct core *core, const char *name, struct core_out *out, struct err *err)
+{
+	struct core_host *host = host_get(core, name);
+
+	if (!host)
+		return err_set(err, -ENOENT, "no host '%s'", name);
+	if (host->guest_count)
+		return err_set(err, -EBUSY, "host %s has %u guests; delete or move them first",
+			name, host->guest_count);
+	if (host->state == CORE_HOST_UP || host->state == CORE_HOST_SUSPECT)
+		return err_set(err, -EBUSY, "host %s is up; stop its agent first", name);
+	out_dirty(out, CORE_KIND_HOST, host->name);
+	out_log(out, "host", name, "Removed", false, name, "asked for by a user");
+	host_free(core, host);
+	return 0;
+}

@@ -1,0 +1,130 @@
+/* The numbered invariants of docs/invariants.md. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+#include "scheduler/core/core_int.h"
+
+#define BROKEN(n, fmt, ...) err_set(err, -EPROTO, "invariant " #n ": " fmt, __VA_ARGS__)
+
+static int check_host(const struct core *core, const struct core_host *host, struct err *err)
+{
+	uint64_t memory = 0, disk = 0;
+	uint32_t cpu = 0, count = 0, ready = 0;
+	const struct core_guest *guest;
+
+	DL_FOREACH2(host->guests, guest, host_next)
+	{
+		if (guest->host != host)
+			return BROKEN(2, "%s is on the list of %s but not placed there",
+				guest->name, host->name);
+		memory += guest->memory;
+		disk += guest->disk;
+		cpu += guest->cpu;
+		count++;
+		ready += guest->ready;
+	}
+	if (memory != host->memory_reserved || disk != host->disk_reserved ||
+		cpu != host->cpu_reserved || count != host->guest_count ||
+		ready != host->ready_count)
+		return BROKEN(3, "the sums of host %s do not match its guests", host->name);
+	/* A host may shrink (less memory after a reboot): only then is it over. */
+	(void)core;
+	return 0;
+}
+
+static int check_guest(const struct core *core, const struct core_guest *guest, struct err *err)
+{
+	const struct core_guest *same;
+
+	if (guest->uid > core->meta.next_uid)
+		return BROKEN(4, "uid of %s was never given", guest->name);
+	if (guest->epoch > core->meta.next_epoch)
+		return BROKEN(5, "epoch of %s was never given", guest->name);
+	if (guest->host && guest->pending)
+		return BROKEN(6, "%s is placed and waits for a place", guest->name);
+	if (guest->host && !guest->epoch)
+		return BROKEN(5, "%s is placed without an epoch", guest->name);
+	if (!guest->host && !guest->pending && guest->want_run && !guest->deleting)
+		return BROKEN(6, "%s has no host and does not wait for one", guest->name);
+	if (guest->ready && (guest->phase != CORE_RUNNING || !guest->host))
+		return BROKEN(7, "%s is ready but %s", guest->name, core_phase_name(guest->phase));
+	if (guest->deleting != (guest->group == NULL))
+		return BROKEN(8, "%s is being removed and in a group", guest->name);
+	if (!guest->deleting) {
+		same = core_guest_named(core, guest->name);
+		if (same != guest)
+			return BROKEN(1, "two guests are called %s", guest->name);
+	}
+	return 0;
+}
+
+static int check_network(const struct core_network *network, struct err *err)
+{
+	char text[NET_ADDR_TEXT];
+	const struct core_nic *nic, *other;
+	const struct core_nethost *at;
+	uint32_t members = 0, placed = 0, counted = 0;
+
+	DL_FOREACH (network->members, nic) {
+		members++;
+		if (nic->network != network)
+			return BROKEN(9, "a member of %s is not in it", network->name);
+		placed += nic->guest->host != NULL;
+		if (nic->ip4.family) {
+			HASH_FIND(hh4, network->by4, &nic->ip4, sizeof(nic->ip4), other);
+			if (other != nic)
+				return BROKEN(9, "address %s is used twice in %s",
+					net_addr_text(text, &nic->ip4), network->name);
+			if (!net_prefix_contains(&network->spec.prefix4, &nic->ip4) &&
+				!nic->guest->deleting)
+				return BROKEN(9, "address %s is not of network %s",
+					net_addr_text(text, &nic->ip4), network->name);
+		}
+		if (nic->ip6.family) {
+			HASH_FIND(hh6, network->by6, &nic->ip6, sizeof(nic->ip6), other);
+			if (other != nic)
+				return BROKEN(9, "address %s is used twice in %s",
+					net_addr_text(text, &nic->ip6), network->name);
+		}
+	}
+	for (at = network->hosts; at; at = at->hh.next)
+		counted += at->members;
+	if (members != network->member_count || placed != counted)
+		return BROKEN(10, "the sums of network %s do not match its members", network->name);
+	return 0;
+}
+
+int core_check(const struct core *core, struct err *err)
+{
+	const struct core_deployment *d;
+	int rc = 0;
+
+	for (const struct core_host *h = core->hosts; rc == 0 && h; h = h->hh.next)
+		rc = check_host(core, h, err);
+	for (const struct core_guest *g = core->guests; rc == 0 && g; g = g->hh.next)
+		rc = check_guest(core, g, err);
+	for (const struct core_network *n = core->by_vni; rc == 0 && n; n = n->hh_vni.next)
+		rc = check_network(n, err);
+	for (d = core->deployments; rc == 0 && d; d = d->hh.next) {
+		const struct core_group *group;
+		const struct core_guest *guest;
+		uint32_t count = 0, ready = 0;
+
+		DL_FOREACH (d->groups, group)
+			DL_FOREACH2(group->guests, guest, group_next)
+			{
+				count++;
+				ready += guest->ready;
+			}
+		DL_FOREACH2(d->leaving, guest, group_next)
+		{
+			count++;
+			ready += guest->ready;
+		}
+		if (count != d->guest_count || ready != d->ready_count)
+			rc = BROKEN(11, "the sums of deployment %s do not match", d->name);
+	}
+	return rc;
+}
