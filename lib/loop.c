@@ -142,6 +142,12 @@ void loop_stop(struct loop *loop)
 	uv_stop(&loop->uv);
 }
 
+void loop_run_while(struct loop *loop, const bool *busy)
+{
+	while (*busy && uv_run(&loop->uv, UV_RUN_ONCE) != 0)
+		;
+}
+
 uint64_t loop_now(const struct loop *loop)
 {
 	return uv_now(&loop->uv);

@@ -33,6 +33,9 @@ int loop_new(struct loop **out, struct err *err);
 /* Runs until loop_stop(), or (when ONCE_IDLE in tests) nothing is left to do. */
 int loop_run(struct loop *loop, struct err *err);
 void loop_stop(struct loop *loop);
+/* Runs the loop as long as *BUSY is true: for a clean end, where work in the pool
+ * must be waited for. */
+void loop_run_while(struct loop *loop, const bool *busy);
 /* Number of handles that were still open (logged by name at LOG_ERROR). */
 unsigned loop_free(struct loop *loop);
 /* Monotonic milliseconds, cached per iteration, and refreshed on demand. */

@@ -483,26 +483,21 @@ int zsock_disconnect(struct zsock *sock, const char *endpoint, struct err *err)
 }
 
 /* The first part decides: once it is taken, the rest of the message is too. */
-int zsock_send(struct zsock *sock, const struct zpeer *peer, Um__Envelope *env, const void *bulk,
-	size_t bulk_size, struct err *err)
+int zsock_send_packed(struct zsock *sock, const struct zpeer *peer, const void *packed, size_t size,
+	const void *bulk, size_t bulk_size, struct err *err)
 {
-	struct buf packed;
-	int rc, more = bulk ? ZMQ_SNDMORE : 0;
+	int rc = 0, more = bulk ? ZMQ_SNDMORE : 0;
 
 	if (sock->closed)
 		return err_set(err, -ENOTCONN, "%s is closed", sock->name);
 	if (bulk_size > WIRE_MESSAGE_MAX)
 		return err_set(err, -EMSGSIZE, "%zu bytes in one message", bulk_size);
-	buf_init(&packed);
-	rc = wire_pack(env, WIRE_MESSAGE_MAX, &packed, err);
-	if (rc < 0)
-		goto out;
 	if (sock->config.type == ZSOCK_ROUTER &&
 		zmq_send(sock->zmq, peer->id, peer->id_size, ZMQ_DONTWAIT | ZMQ_SNDMORE) < 0)
 		rc = zmq_errno() == EAGAIN
 			     ? err_set(err, -EAGAIN, "%s: the peer's queue is full", sock->name)
 			     : zmq_fail(err, sock, "send");
-	if (rc == 0 && zmq_send(sock->zmq, packed.data, packed.size, ZMQ_DONTWAIT | more) < 0)
+	if (rc == 0 && zmq_send(sock->zmq, packed, size, ZMQ_DONTWAIT | more) < 0)
 		rc = zmq_errno() == EAGAIN
 			     ? err_set(err, -EAGAIN, "%s: the peer is away or its queue is full",
 				       sock->name)
@@ -511,7 +506,19 @@ int zsock_send(struct zsock *sock, const struct zpeer *peer, Um__Envelope *env, 
 		rc = zmq_fail(err, sock, "send");
 	/* A send may have taken the edge of something that came in. */
 	loop_defer_run(sock->pump);
-out:
+	return rc;
+}
+
+int zsock_send(struct zsock *sock, const struct zpeer *peer, Um__Envelope *env, const void *bulk,
+	size_t bulk_size, struct err *err)
+{
+	struct buf packed;
+	int rc;
+
+	buf_init(&packed);
+	rc = wire_pack(env, WIRE_MESSAGE_MAX, &packed, err);
+	if (rc == 0)
+		rc = zsock_send_packed(sock, peer, packed.data, packed.size, bulk, bulk_size, err);
 	buf_free(&packed);
 	return rc;
 }

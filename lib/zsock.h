@@ -71,6 +71,9 @@ int zsock_disconnect(struct zsock *sock, const char *endpoint, struct err *err);
  * -EHOSTUNREACH: ROUTER, the peer is gone.  BULK is copied. */
 int zsock_send(struct zsock *sock, const struct zpeer *peer, Um__Envelope *env, const void *bulk,
 	size_t bulk_size, struct err *err);
+/* The same for an Envelope that was packed before (wire_pack()). */
+int zsock_send_packed(struct zsock *sock, const struct zpeer *peer, const void *packed, size_t size,
+	const void *bulk, size_t bulk_size, struct err *err);
 /* Gives up to LINGER_MS for what is queued, in the background. */
 void zsock_close(struct zsock *sock, int linger_ms);
 
