@@ -312,6 +312,8 @@ MAYBE char *vm_outcome(struct vm *vm, char *message, size_t size, char *steps, s
 		if (steps)
 			(void)snprintf(
 				steps + strlen(steps), steps_size - strlen(steps), "%s ", p->step);
+		if (getenv("VM_TIMES"))
+			print_message("%6llu ms %s\n", (unsigned long long)p->uptime_ms, p->step);
 		if (p->ready || p->failed) {
 			bool ready = p->ready;
 
