@@ -33,9 +33,9 @@ struct overlay;
 #define OVERLAY_IFNAME 16
 
 struct overlay_config {
-	const char *netns_path;	 /* <state>/overlay.netns */
-	struct net_addr vtep;	 /* our underlay address; decides the underlay device and MTU */
-	uint16_t vxlan_port;	 /* 0: 4789 */
+	const char *netns_path; /* <state>/overlay.netns */
+	struct net_addr vtep;	/* our underlay address; decides the underlay device and MTU */
+	uint16_t vxlan_port;	/* 0: 4789 */
 };
 
 struct overlay_member {
@@ -53,8 +53,8 @@ void overlay_close(struct overlay *ov);
 int overlay_purge(const char *netns_path, struct err *err);
 
 /* MTU of the underlay device that carries the vtep address, and its name. */
-int overlay_underlay_mtu(const struct net_addr *vtep, uint32_t *mtu, char ifname[OVERLAY_IFNAME],
-	struct err *err);
+int overlay_underlay_mtu(
+	const struct net_addr *vtep, uint32_t *mtu, char ifname[OVERLAY_IFNAME], struct err *err);
 /* Bytes of encapsulation: 50 over IPv4, 70 over IPv6. */
 uint32_t overlay_overhead(const struct net_addr *vtep);
 
@@ -89,6 +89,9 @@ struct overlay_stats {
 };
 int overlay_port_stats(struct overlay *ov, uint32_t slot, uint32_t nic, struct overlay_stats *out,
 	struct err *err);
+
+/* System calls that sent netlink requests so far, and changes asked for in them. */
+void overlay_counts(const struct overlay *ov, uint64_t *sends, uint64_t *changes);
 
 /* A descriptor of the namespace (borrowed), for setns(). */
 int overlay_netns_fd(const struct overlay *ov);
