@@ -232,7 +232,7 @@ uint64_t spec_hash(const Um__DeploymentSpec *spec)
 		const Um__GroupSpec *g = spec->groups[i];
 
 		add_str(&f, 1, g->name);
-		add_u64(&f, 2, g->count_set);
+		add_u64(&f, 2, g->count_set ? 1 : 0);
 		add_u64(&f, 3, spec_group_size(g));
 		if (!g->guest)
 			continue;
