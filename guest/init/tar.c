@@ -258,7 +258,7 @@ static int pax_apply(struct tar_reader *r, const char *key, const char *value, s
 static int pax_parse(struct tar_reader *r, struct err *err)
 {
 	char *p = (char *)r->ext.data;
-	char *end = p + r->ext.size;
+	char *end = r->ext.size ? p + r->ext.size : p;
 
 	while (p < end) {
 		char *record = p, *eq;
