@@ -13,6 +13,7 @@
 #include "lib/fs.h"
 #include "lib/str.h"
 
+#define COW_MAGIC 0x4f4f4f4d	 /* "OOOM" */
 #define COW_GRAIN_MAX (1u << 20) /* of block and align */
 
 /* Where the fields of a layout lie; see the table in the header. */
@@ -185,7 +186,7 @@ int cow_parse(
 	bool little = false;
 	int rc = find_layout(p, size, &layout, &little, err);
 
-	if (rc < 0)
+	if (rc < 0 || !layout)
 		return rc;
 	info.version = layout->version;
 	info.padded = layout->padded;
@@ -266,7 +267,7 @@ static void make_header(uint8_t *p, const struct cow_spec *spec)
 {
 	const struct layout *l = &layouts[LAYOUT_V3];
 
-	memcpy(p, "OOOM", 4);
+	put32(p, COW_MAGIC);
 	put32(p + 4, l->version);
 	put32(p + l->mtime, spec->mtime);
 	put32(p + l->size, (uint32_t)(spec->size >> 32));
@@ -274,7 +275,7 @@ static void make_header(uint8_t *p, const struct cow_spec *spec)
 	put32(p + l->block, COW_BLOCK);
 	put32(p + l->align, COW_ALIGN);
 	put32(p + l->format, 0);
-	memcpy(p + l->path, spec->backing, strlen(spec->backing));
+	(void)str_copy((char *)p + l->path, l->path_max, spec->backing);
 }
 
 static int fill_new(int fd, const char *path, const struct cow_spec *spec, struct err *err)

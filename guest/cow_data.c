@@ -211,7 +211,7 @@ int cow_map(
 	uint64_t end = info->bitmap_offset + (last + 7) / 8, pos = info->bitmap_offset + first / 8;
 
 	while (rc == 0 && from < to && first < last) {
-		uint64_t a, b;
+		uint64_t a = 0, b = 0;
 		int found = next_data(cow->fd, pos, end, &a, &b);
 
 		if (found < 0) {
@@ -466,7 +466,7 @@ static int zero_range(struct merge *m, uint64_t from, uint64_t size)
 
 static int merge_base(struct merge *m, int base, uint64_t size)
 {
-	uint64_t pos = 0, from, to;
+	uint64_t pos = 0, from = 0, to = 0;
 	int rc;
 
 	while ((rc = next_data(base, pos, size, &from, &to)) > 0) {

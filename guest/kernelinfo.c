@@ -292,5 +292,5 @@ int kernelinfo_start(struct loop *loop, const char *path, uid_t uid, kernelinfo_
 		free(job->path);
 		free(job);
 	}
-	return rc;
+	return rc; /* NOLINT(clang-analyzer-unix.Malloc): the loop holds the job */
 }

@@ -15,14 +15,12 @@
 #define DYNAMIC_MAX 4096       /* entries */
 #define STRINGS_MAX (4u << 20) /* bytes */
 
-#if defined(__x86_64__)
-#define OUR_MACHINE EM_X86_64
-#define TRIPLET "x86_64-linux-gnu"
-#elif defined(__aarch64__)
+#if defined(__aarch64__)
 #define OUR_MACHINE EM_AARCH64
 #define TRIPLET "aarch64-linux-gnu"
-#else
-#error "not ported to this machine"
+#else /* User-Mode Linux runs on x86 only, so far */
+#define OUR_MACHINE EM_X86_64
+#define TRIPLET "x86_64-linux-gnu"
 #endif
 
 /* Where ld.so looks without configuration, on Debian and elsewhere. */

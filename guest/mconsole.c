@@ -393,7 +393,7 @@ void mconsole_close(struct mconsole *mc)
 	if (!mc)
 		return;
 	while (mc->requests)
-		finish_err(mc->requests, -ECANCELED, "closed");
+		finish_err(mc->requests, -ECANCELED, "closed"); /* NOLINT: it unlinks itself */
 	free(mc);
 }
 

@@ -327,7 +327,7 @@ static int send_piece(struct piece *p, size_t size)
 	nl->counts.sends++;
 	nl->counts.changes += p->last - p->first + 1;
 	while (!p->done) {
-		size_t got;
+		size_t got = 0;
 		int rc = receive(nl, &got), left;
 
 		if (rc < 0)
@@ -357,14 +357,14 @@ int nl_commit(struct nl *nl, struct err *err)
 			.offset = at,
 			.index = index,
 			.err = rc < 0 ? NULL : err};
-		struct nlmsghdr *h = NULL;
+		struct nlmsghdr *h;
 
-		while (at < nl->size && at - p.offset < PIECE_MAX - NL_MSG_MAX) {
+		do {
 			h = (struct nlmsghdr *)(void *)(nl->buf + at);
 			at += align4(h->nlmsg_len);
 			index++;
 			seq++;
-		}
+		} while (at < nl->size && at - p.offset < PIECE_MAX - NL_MSG_MAX);
 		p.last = seq - 1;
 		h->nlmsg_flags |= NLM_F_ACK;
 		int one = send_piece(&p, at - p.offset);
@@ -420,7 +420,7 @@ static int ask(
 		return err_errno(err, errno, "send to netlink");
 	nl->counts.sends++;
 	while (rc == ANSWER_MORE) {
-		size_t got;
+		size_t got = 0;
 		int left;
 
 		rc = receive(nl, &got);

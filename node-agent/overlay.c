@@ -104,7 +104,7 @@ void overlay_forget_net(struct overlay *ov, struct onet *net)
 			p->net = NULL;
 	}
 	overlay_free_entries(net);
-	HASH_DEL(ov->nets, net);
+	HASH_DEL(ov->nets, net); /* NOLINT: uthash unlinks it */
 	free(net);
 }
 

@@ -121,15 +121,15 @@ void overlay_free_entries(struct onet *net)
 	struct oflood *f, *f_next;
 
 	HASH_ITER (hh, net->members, m, m_next) {
-		HASH_DEL(net->members, m);
+		HASH_DEL(net->members, m); /* NOLINT: uthash unlinks it */
 		free(m);
 	}
 	HASH_ITER (hh, net->neighs, n, n_next) {
-		HASH_DEL(net->neighs, n);
+		HASH_DEL(net->neighs, n); /* NOLINT: uthash unlinks it */
 		free(n);
 	}
 	HASH_ITER (hh, net->floods, f, f_next) {
-		HASH_DEL(net->floods, f);
+		HASH_DEL(net->floods, f); /* NOLINT: uthash unlinks it */
 		free(f);
 	}
 	net->dirty_members = NULL;
@@ -308,7 +308,7 @@ void overlay_sync(struct overlay *ov, struct onet *net)
 		f->dirty = false;
 		sync_flood(ov, net, f);
 		if (!f->k_there) {
-			HASH_DEL(net->floods, f);
+			HASH_DEL(net->floods, f); /* NOLINT: uthash unlinks it */
 			free(f);
 		}
 	}
@@ -319,7 +319,7 @@ void overlay_sync(struct overlay *ov, struct onet *net)
 		m->dirty = false;
 		sync_member(ov, net, m);
 		if (!is_placed(m)) {
-			HASH_DEL(net->members, m);
+			HASH_DEL(net->members, m); /* NOLINT: uthash unlinks it */
 			free(m);
 		}
 	}
@@ -330,7 +330,7 @@ void overlay_sync(struct overlay *ov, struct onet *net)
 		n->dirty = false;
 		sync_neigh(ov, net, n);
 		if (!n->wanted) {
-			HASH_DEL(net->neighs, n);
+			HASH_DEL(net->neighs, n); /* NOLINT: uthash unlinks it */
 			free(n);
 		}
 	}

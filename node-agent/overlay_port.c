@@ -44,7 +44,7 @@ struct oport *overlay_get_port(struct overlay *ov, uint64_t key)
 
 void overlay_forget_port(struct overlay *ov, struct oport *port)
 {
-	HASH_DEL(ov->ports, port);
+	HASH_DEL(ov->ports, port); /* NOLINT: uthash unlinks it */
 	free(port);
 }
 
@@ -341,6 +341,7 @@ int overlay_remove_other_ports(struct overlay *ov, const uint32_t *slots, size_t
 	int rc = 0;
 
 	HASH_ITER (hh, ov->ports, port, next) {
+		/* cppcheck-suppress uninitvar ; HASH_ITER sets it */
 		uint32_t slot = (uint32_t)(port->key >> 8);
 
 		if (!overlay_contains(slots, count, slot) && rc == 0)

@@ -357,7 +357,7 @@ static void forget_links(struct reader *r)
 	struct onet *net;
 
 	HASH_ITER (hh, r->devices, d, d_next) {
-		HASH_DEL(r->devices, d);
+		HASH_DEL(r->devices, d); /* NOLINT: uthash unlinks it */
 		free(d);
 	}
 	for (net = r->ov->nets; net; net = net->hh.next) {
@@ -408,10 +408,12 @@ static void drop_ghosts(struct overlay *ov)
 	struct oport *p, *p_next;
 
 	HASH_ITER (hh, ov->nets, net, net_next) {
+		/* cppcheck-suppress uninitvar ; HASH_ITER sets it */
 		if (!net->stated && !net->bridge && !net->vxlan)
 			overlay_forget_net(ov, net);
 	}
 	HASH_ITER (hh, ov->ports, p, p_next) {
+		/* cppcheck-suppress uninitvar ; HASH_ITER sets it */
 		if (!p->stated && !p->index)
 			overlay_forget_port(ov, p);
 	}
@@ -458,7 +460,7 @@ int overlay_read(struct overlay *ov, struct err *err)
 	struct device *d, *d_next;
 
 	HASH_ITER (hh, r.devices, d, d_next) {
-		HASH_DEL(r.devices, d);
+		HASH_DEL(r.devices, d); /* NOLINT: uthash unlinks it */
 		free(d);
 	}
 	return rc < 0 ? err_wrap(err, "overlay: read the namespace") : 0;

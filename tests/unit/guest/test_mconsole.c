@@ -344,29 +344,6 @@ static const char script[] = "#!/bin/sh\n"
 			     "echo user-space-is-up\n"
 			     "while :; do /bin/busybox sleep 1000; done\n";
 
-/* A socket whose other end goes to LOG: what the runner gives a kernel as a
- * console (a plain file will not do, it cannot be watched). */
-static int console_to(const char *log)
-{
-	int pair[2];
-
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-	pid_t pid = fork();
-
-	assert_true(pid >= 0);
-	if (pid == 0) {
-		int out = open(log, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-
-		if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || dup2(pair[0], 0) < 0 ||
-			dup2(out, 1) < 0)
-			_exit(1);
-		(void)execlp("cat", "cat", (char *)NULL);
-		_exit(127);
-	}
-	(void)close(pair[0]);
-	return pair[1];
-}
-
 /* Starts the kernel with our own command line; JAILED: in a chroot that is the
  * test's folder and in a network namespace of its own. */
 static pid_t boot(bool jailed, const char *log)
@@ -397,7 +374,7 @@ static pid_t boot(bool jailed, const char *log)
 
 	plain.extra = NULL;
 	assert_int_equal(cmdline_build(&plain, &line, &err), 0);
-	int console = console_to(log);
+	int console = kit_console(log);
 
 	pid = fork();
 	assert_true(pid >= 0);

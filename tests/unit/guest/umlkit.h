@@ -3,6 +3,7 @@
 #ifndef UMLAUT_TESTS_UMLKIT_H
 #define UMLAUT_TESTS_UMLKIT_H
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -15,6 +16,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/wait.h>
@@ -143,8 +146,36 @@ static inline void kit_dir_make(struct kit_dir *d)
 	assert_int_equal(chmod(d->path, 0755), 0);
 }
 
+/* Kills what still runs with the folder's (unique) path in its arguments: parts of
+ * a kernel outlive the process that a failed test kills. */
+static inline void kit_sweep(const struct kit_dir *d)
+{
+	DIR *proc = opendir("/proc");
+	const struct dirent *e;
+
+	while (proc && (e = readdir(proc))) {
+		long pid = strtol(e->d_name, NULL, 10);
+		char path[300], args[4096];
+		ssize_t n;
+
+		if (pid <= 1 || pid == getpid())
+			continue;
+		(void)snprintf(path, sizeof(path), "/proc/%s/cmdline", e->d_name);
+		int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+		n = fd < 0 ? -1 : read(fd, args, sizeof(args));
+		if (n > 0 && memmem(args, (size_t)n, d->path, strlen(d->path)))
+			(void)kill((pid_t)pid, SIGKILL);
+		if (fd >= 0)
+			(void)close(fd);
+	}
+	if (proc)
+		(void)closedir(proc);
+}
+
 static inline void kit_dir_remove(struct kit_dir *d)
 {
+	kit_sweep(d);
 	assert_int_equal(kit_run("rm", "-rf", "--one-file-system", d->path), 0);
 }
 
@@ -176,6 +207,29 @@ static inline void kit_make_root(
 		kit_run("mke2fs", "-q", "-F", "-t", "ext4", "-E",
 			"lazy_itable_init=0,lazy_journal_init=0", "-d", kit_path(d, "root"), image),
 		0);
+}
+
+/* A socket whose other end goes to LOG: what the runner gives a kernel as a
+ * console (a plain file will not do, it cannot be watched). */
+static inline int kit_console(const char *log)
+{
+	int pair[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	pid_t pid = fork();
+
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		int out = open(log, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+
+		if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || dup2(pair[0], 0) < 0 ||
+			dup2(out, 1) < 0)
+			_exit(1);
+		(void)execlp("cat", "cat", (char *)NULL);
+		_exit(127);
+	}
+	(void)close(pair[0]);
+	return pair[1];
 }
 
 /* Waits until FILE holds TEXT. */
