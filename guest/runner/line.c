@@ -380,8 +380,7 @@ void line_reset(struct line *line)
 		line_flow_drop(line, line->flows);
 	line->control.size = 0;
 	give_back(&line->control);
-	if (line->out_pos == 0)
-		line->out.size = 0;
+	line->out.size = line->out_pos = 0;
 }
 
 void line_counts(const struct line *line, struct line_counts *out)

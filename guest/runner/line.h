@@ -57,8 +57,8 @@ int line_flow_add(struct line *line, struct line_flow *flow, Um__Envelope *env, 
 /* Forgets what has not gone out; frees the flow's memory. */
 void line_flow_drop(struct line *line, struct line_flow *flow);
 
-/* Forgets everything that is queued (the guest rebooted); a frame that is partly
- * out is completed, the reader on the other side is a new one and skips it. */
+/* Forgets everything that is queued, also the rest of a frame that is partly out:
+ * the guest rebooted, its reader is a new one and skips to the next magic. */
 void line_reset(struct line *line);
 
 struct line_counts {

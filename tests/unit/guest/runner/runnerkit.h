@@ -48,6 +48,7 @@ struct rk {
 	int32_t end_status;
 	char end_error[256];
 	uint64_t credit;
+	uint64_t other_id, other_credit; /* a stream in the background */
 	Um__GuestStats stats;
 	bool has_stats, has_ok;
 };
@@ -106,6 +107,8 @@ static inline void rk_on_message(void *arg, struct runnerctl *rc, const Um__Enve
 	struct rk *rk = arg;
 
 	(void)rc;
+	if (env->id == rk->other_id && env->body_case == UM__ENVELOPE__BODY_STREAM_CREDIT)
+		rk->other_credit += env->stream_credit->bytes;
 	if (env->id != rk->id)
 		return;
 	switch ((int)env->body_case) {
