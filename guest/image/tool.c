@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -120,7 +121,7 @@ static void converse(int in, const char *text, int out, char tail[TAIL_SIZE])
 		if (poll(fds, 2, -1) < 0 && errno != EINTR)
 			break;
 		if (fds[1].revents) {
-			n = write(in, text, left);
+			n = send(in, text, left, MSG_NOSIGNAL);
 			if (n < 0 && errno != EAGAIN && errno != EINTR)
 				left = 0;
 			else if (n > 0) {
@@ -214,7 +215,9 @@ int tool_run(const struct tool *tool, struct err *err)
 	c.userns = tool->as_root && geteuid() != 0;
 	(void)str_format(c.uid_map, sizeof(c.uid_map), "0 %u 1", (unsigned)geteuid());
 	(void)str_format(c.gid_map, sizeof(c.gid_map), "0 %u 1", (unsigned)getegid());
-	if (pipe2(out, O_CLOEXEC) || (tool->input && pipe2(in, O_CLOEXEC))) {
+	/* A socket, because a write to a program that ended must not be a signal. */
+	if (pipe2(out, O_CLOEXEC) ||
+		(tool->input && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, in))) {
 		rc = err_errno(err, errno, "%s: pipe", tool->argv[0]);
 		goto fail;
 	}
