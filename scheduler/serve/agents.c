@@ -1,0 +1,772 @@
+/* Agents: their sessions, and what they are told. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/log.h"
+#include "lib/proc.h"
+#include "scheduler/serve/serve_int.h"
+
+struct agent *agents_by_host(const struct serve *s, const char *host)
+{
+	struct agent *agent;
+
+	HASH_FIND_STR(s->agents, host, agent);
+	return agent;
+}
+
+static struct agent *by_peer(const struct serve *s, const struct zpeer *peer)
+{
+	struct agent *agent;
+
+	HASH_FIND(hh_peer, s->agents_by_peer, peer->id, (unsigned)peer->id_size, agent);
+	return agent;
+}
+
+static void agent_free(struct serve *s, struct agent *agent)
+{
+	HASH_DEL(s->agents, agent);
+	if (agent->peer_id_size)
+		HASH_DELETE(hh_peer, s->agents_by_peer, agent);
+	if (agent->facts)
+		um__host_facts__free_unpacked(agent->facts, NULL);
+	free(agent);
+}
+
+void agents_free(struct serve *s)
+{
+	struct agent *agent, *next;
+	struct blob *blob, *next_blob;
+
+	HASH_ITER (hh, s->agents, agent, next)
+		agent_free(s, agent);
+	HASH_ITER (hh, s->blobs, blob, next_blob) {
+		HASH_DEL(s->blobs, blob);
+		free(blob->hosts);
+		free(blob);
+	}
+}
+
+/* ---------------------------------------------------------------- who has what */
+
+void agents_blob_add(struct serve *s, const uint8_t *id, const char *host)
+{
+	struct blob *blob;
+
+	HASH_FIND(hh, s->blobs, id, CORE_ID, blob);
+	if (!blob) {
+		blob = calloc(1, sizeof(*blob));
+		if (!blob)
+			return;
+		memcpy(blob->id, id, CORE_ID);
+		HASH_ADD(hh, s->blobs, id, CORE_ID, blob);
+	}
+	for (size_t i = 0; i < blob->host_count; i++)
+		if (strcmp(blob->hosts[i].host, host) == 0)
+			return;
+	if (blob->host_count == blob->host_room) {
+		size_t room = blob->host_room ? blob->host_room * 2 : 4;
+		struct blob_at *hosts = realloc(blob->hosts, room * sizeof(*hosts));
+
+		if (!hosts)
+			return;
+		blob->hosts = hosts;
+		blob->host_room = room;
+	}
+	(void)str_copy(blob->hosts[blob->host_count++].host, CORE_NAME, host);
+}
+
+void agents_blob_remove(struct serve *s, const uint8_t *id, const char *host)
+{
+	struct blob *blob;
+
+	HASH_FIND(hh, s->blobs, id, CORE_ID, blob);
+	for (size_t i = 0; blob && i < blob->host_count; i++) {
+		if (strcmp(blob->hosts[i].host, host) != 0)
+			continue;
+		blob->hosts[i] = blob->hosts[--blob->host_count];
+		break;
+	}
+}
+
+/* ---------------------------------------------------------------- telling */
+
+/* What one agent is told by one event. */
+struct told {
+	struct agent *agent;
+	bool full;
+	struct core_action *actions;
+	size_t count, room;
+	struct told *next;
+	UT_hash_handle hh;
+};
+
+struct tell {
+	struct serve *s;
+	struct told *list; /* by agent */
+};
+
+struct tell *tell_begin(struct serve *s)
+{
+	struct tell *t = calloc(1, sizeof(*t));
+
+	if (!t)
+		abort();
+	t->s = s;
+	return t;
+}
+
+static struct told *told_for(struct tell *t, struct agent *agent)
+{
+	struct told *told;
+
+	HASH_FIND_PTR(t->list, &agent, told);
+	if (!told) {
+		told = calloc(1, sizeof(*told));
+		if (!told)
+			abort();
+		told->agent = agent;
+		HASH_ADD_PTR(t->list, agent, told);
+	}
+	return told;
+}
+
+void tell_action(struct tell *t, const struct core_action *action)
+{
+	struct agent *agent = agents_by_host(t->s, action->host);
+	struct told *told;
+
+	/* One that is away is told everything when it says hello. */
+	if (!agent)
+		return;
+	told = told_for(t, agent);
+	if (action->kind == CORE_TELL_FULL)
+		told->full = true;
+	if (told->full)
+		return;
+	if (told->count == told->room) {
+		size_t room = told->room ? told->room * 2 : 16;
+		struct core_action *actions = realloc(told->actions, room * sizeof(*actions));
+
+		if (!actions)
+			abort();
+		told->actions = actions;
+		told->room = room;
+	}
+	told->actions[told->count++] = *action;
+}
+
+/* A Desired being filled; goes out when it is large enough. */
+struct part {
+	struct serve *s;
+	struct agent *agent;
+	struct arena a;
+	Um__Desired d;
+	size_t guest_room, net_room, removed_room, vni_room;
+	size_t bytes;
+	tell_fn *fn;
+	void *arg;
+};
+
+static void part_reset(struct part *p)
+{
+	arena_free(&p->a);
+	um__desired__init(&p->d);
+	p->guest_room = p->net_room = p->removed_room = p->vni_room = 0;
+	p->bytes = 0;
+}
+
+static void part_send(struct part *p, bool full, bool more)
+{
+	Um__Envelope env = wire_env(0);
+
+	p->d.seq = ++p->agent->seq;
+	p->d.full = full;
+	p->d.more = more;
+	env.body_case = UM__ENVELOPE__BODY_DESIRED;
+	env.desired = &p->d;
+	p->fn(p->arg, p->agent, &env);
+	part_reset(p);
+}
+
+/* Room for one more pointer in an array that lives in the arena. */
+static void *more_room(struct part *p, void *array, size_t count, size_t *room, size_t each)
+{
+	void *bigger;
+
+	if (count < *room)
+		return array;
+	*room = *room ? *room * 2 : 32;
+	bigger = arena_get(&p->a, *room * each);
+	if (count)
+		memcpy(bigger, array, count * each);
+	return bigger;
+}
+
+static void add_guest(struct part *p, const struct core_guest *g)
+{
+	Um__GroupSpec *group =
+		g->group ? labs_group(p->s, g->deployment->name, g->group->spec.name) : NULL;
+	static const uint8_t none[CORE_ID];
+	const Um__ArtefactInfo *kernel;
+	Um__GuestAssign *a;
+
+	/* What is being removed is not in what is wanted. */
+	if (!group)
+		return;
+	a = arena_get(&p->a, sizeof(*a));
+	um__guest_assign__init(a);
+	a->uid = g->uid;
+	a->name = arena_str(&p->a, g->name);
+	a->epoch = g->epoch;
+	a->run = g->want_run;
+	a->generation = g->generation;
+	a->disk_generation = g->disk_generation;
+	a->spec = group->guest;
+	a->n_nics = g->nic_count;
+	a->nics = (Um__Nic **)arena_list(&p->a, g->nic_count);
+	for (uint32_t i = 0; i < g->nic_count; i++)
+		a->nics[i] = view_nic(&g->nics[i], &p->a);
+	a->image = artefacts_ref(p->s, g->group->spec.image_id, p->agent->host, &p->a);
+	a->kernel = artefacts_ref(p->s, g->group->spec.kernel_id, p->agent->host, &p->a);
+	if (memcmp(g->group->spec.modules_id, none, CORE_ID) != 0)
+		a->modules = artefacts_ref(p->s, g->group->spec.modules_id, p->agent->host, &p->a);
+	kernel = artefacts_kernel(p->s, g->group->spec.kernel, NULL);
+	for (size_t i = 0; kernel && i < kernel->n_meta; i++)
+		if (strcmp(kernel->meta[i]->key, "release") == 0)
+			a->kernel_release = kernel->meta[i]->value;
+	p->d.guests =
+		more_room(p, p->d.guests, p->d.n_guests, &p->guest_room, sizeof(*p->d.guests));
+	p->d.guests[p->d.n_guests++] = a;
+	p->bytes += um__guest_assign__get_packed_size(a);
+}
+
+static Um__NetMember *member(struct part *p, const struct core_nic *nic)
+{
+	Um__NetMember *m = arena_get(&p->a, sizeof(*m));
+	const struct core_guest *g = nic->guest;
+	const char *slash = strchr(g->name, '/');
+	char text[NET_ADDR_TEXT];
+
+	um__net_member__init(m);
+	m->mac = arena_bytes(&p->a, nic->mac.bytes, 6);
+	m->ip4 = arena_bytes(&p->a, nic->ip4.bytes, net_addr_size(&nic->ip4));
+	m->ip6 = arena_bytes(&p->a, nic->ip6.bytes, net_addr_size(&nic->ip6));
+	m->name = arena_str(&p->a, slash ? slash + 1 : g->name);
+	m->vtep = arena_str(&p->a, g->host ? net_addr_text(text, &g->host->vtep) : "");
+	m->uid = g->uid;
+	p->bytes += 80;
+	return m;
+}
+
+static Um__NetState *net_state(struct part *p, const struct core_network *n, bool full)
+{
+	Um__NetState *state;
+
+	/* Changes of one network in a row share a message. */
+	if (!full && p->d.n_networks) {
+		state = p->d.networks[p->d.n_networks - 1];
+		if (state->vni == n->vni && !state->full)
+			return state;
+	}
+	state = arena_get(&p->a, sizeof(*state));
+	um__net_state__init(state);
+	state->vni = n->vni;
+	state->name = arena_str(&p->a, n->name);
+	state->mtu = n->mtu;
+	state->full = full;
+	p->d.networks =
+		more_room(p, p->d.networks, p->d.n_networks, &p->net_room, sizeof(*p->d.networks));
+	p->d.networks[p->d.n_networks++] = state;
+	p->bytes += 64;
+	return state;
+}
+
+static void add_net(struct part *p, const struct core_network *n)
+{
+	Um__NetState *state = net_state(p, n, true);
+	const struct core_nic *nic;
+
+	state->members = (Um__NetMember **)arena_list(&p->a, n->member_count);
+	DL_FOREACH (n->members, nic)
+		state->members[state->n_members++] = member(p, nic);
+}
+
+static void add_member(struct part *p, const struct core_action *action)
+{
+	const struct core_network *n = core_network(p->s->core, action->vni);
+	const struct core_guest *g = core_guest(p->s->core, action->uid);
+	Um__NetState *state;
+	Um__NetMember **members;
+
+	if (!n || !g || action->nic >= g->nic_count || g->nics[action->nic].network != n)
+		return;
+	state = net_state(p, n, false);
+	/* Grown by doubling: the room is the next power of two. */
+	if (!(state->n_members & (state->n_members - 1))) {
+		members = (Um__NetMember **)arena_list(
+			&p->a, state->n_members ? state->n_members * 2 : 1);
+		if (state->n_members)
+			memcpy(members, state->members, state->n_members * sizeof(void *));
+		state->members = members;
+	}
+	state->members[state->n_members++] = member(p, &g->nics[action->nic]);
+}
+
+static void add_member_gone(struct part *p, const struct core_action *action)
+{
+	const struct core_network *n = core_network(p->s->core, action->vni);
+	ProtobufCBinaryData *macs;
+	Um__NetState *state;
+
+	if (!n)
+		return;
+	state = net_state(p, n, false);
+	macs = arena_get(&p->a, (state->n_removed_macs + 1) * sizeof(*macs));
+	if (state->n_removed_macs)
+		memcpy(macs, state->removed_macs, state->n_removed_macs * sizeof(*macs));
+	macs[state->n_removed_macs++] = arena_bytes(&p->a, action->mac.bytes, 6);
+	state->removed_macs = macs;
+}
+
+static void add_removed(struct part *p, const struct core_action *action)
+{
+	Um__GuestRemove *r = arena_get(&p->a, sizeof(*r));
+
+	um__guest_remove__init(r);
+	r->uid = action->uid;
+	r->epoch = action->epoch;
+	p->d.removed =
+		more_room(p, p->d.removed, p->d.n_removed, &p->removed_room, sizeof(*p->d.removed));
+	p->d.removed[p->d.n_removed++] = r;
+	p->bytes += 32;
+}
+
+static void add_net_gone(struct part *p, uint32_t vni)
+{
+	p->d.removed_vnis = more_room(p, p->d.removed_vnis, p->d.n_removed_vnis, &p->vni_room,
+		sizeof(*p->d.removed_vnis));
+	p->d.removed_vnis[p->d.n_removed_vnis++] = vni;
+}
+
+static bool is_large(const struct part *p)
+{
+	return p->d.n_guests >= SERVE_PART || p->bytes >= SERVE_PART_BYTES;
+}
+
+static void tell_changes(struct part *p, const struct told *told)
+{
+	for (size_t i = 0; i < told->count; i++) {
+		const struct core_action *action = &told->actions[i];
+		const struct core_guest *g;
+		const struct core_network *n;
+
+		switch (action->kind) {
+		case CORE_TELL_GUEST:
+			g = core_guest(p->s->core, action->uid);
+			if (g && g->host && strcmp(g->host->name, action->host) == 0)
+				add_guest(p, g);
+			break;
+		case CORE_TELL_REMOVE:
+			add_removed(p, action);
+			break;
+		case CORE_TELL_NET:
+			n = core_network(p->s->core, action->vni);
+			if (n)
+				add_net(p, n);
+			break;
+		case CORE_TELL_MEMBER:
+			add_member(p, action);
+			break;
+		case CORE_TELL_MEMBER_GONE:
+			add_member_gone(p, action);
+			break;
+		case CORE_TELL_NET_GONE:
+			add_net_gone(p, action->vni);
+			break;
+		case CORE_TELL_FULL:
+			break;
+		}
+		if (is_large(p))
+			part_send(p, false, false);
+	}
+	if (p->d.n_guests || p->d.n_removed || p->d.n_networks || p->d.n_removed_vnis)
+		part_send(p, false, false);
+}
+
+struct seen_vni {
+	uint32_t vni;
+	UT_hash_handle hh;
+};
+
+static void add_peer_keys(struct part *p)
+{
+	size_t n = 0;
+
+	p->d.peers_full = true;
+	p->d.peer_keys = arena_get(&p->a, (HASH_COUNT(p->s->agents) + 1) * sizeof(*p->d.peer_keys));
+	for (struct agent *a = p->s->agents; a; a = a->hh.next)
+		if (a != p->agent)
+			p->d.peer_keys[n++] = arena_bytes(&p->a, a->pubkey, CURVE_KEY);
+	p->d.n_peer_keys = n;
+}
+
+static void tell_everything(struct part *p)
+{
+	const struct core_host *host = core_host(p->s->core, p->agent->host);
+	struct seen_vni *seen = NULL, *at, *next;
+	const struct core_guest *g;
+
+	if (!host)
+		return;
+	add_peer_keys(p);
+	/* Networks first, whole: a guest's addresses are known before it comes. */
+	DL_FOREACH2(host->guests, g, host_next)
+	{
+		for (uint32_t i = 0; i < g->nic_count; i++) {
+			uint32_t vni = g->nics[i].network->vni;
+
+			HASH_FIND(hh, seen, &vni, sizeof(vni), at);
+			if (at || g->deleting)
+				continue;
+			at = calloc(1, sizeof(*at));
+			if (!at)
+				abort();
+			at->vni = vni;
+			HASH_ADD(hh, seen, vni, sizeof(at->vni), at);
+			add_net(p, g->nics[i].network);
+			if (is_large(p))
+				part_send(p, true, true);
+		}
+	}
+	HASH_ITER (hh, seen, at, next) {
+		HASH_DEL(seen, at);
+		free(at);
+	}
+	DL_FOREACH2(host->guests, g, host_next)
+	{
+		add_guest(p, g);
+		if (is_large(p))
+			part_send(p, true, true);
+	}
+	part_send(p, true, false);
+	p->agent->full_due = false;
+}
+
+void tell_end(struct tell *t, tell_fn *fn, void *arg)
+{
+	struct told *told, *next;
+
+	HASH_ITER (hh, t->list, told, next) {
+		struct part p = {.s = t->s, .agent = told->agent, .fn = fn, .arg = arg};
+
+		part_reset(&p);
+		if (told->full)
+			tell_everything(&p);
+		else
+			tell_changes(&p, told);
+		arena_free(&p.a);
+		HASH_DEL(t->list, told);
+		free(told->actions);
+		free(told);
+	}
+	free(t);
+}
+
+/* ---------------------------------------------------------------- hello */
+
+static int convert_observed(const Um__GuestObserved *o, struct core_observed *out)
+{
+	*out = (struct core_observed){
+		.uid = o->uid,
+		.epoch = o->epoch,
+		.generation = o->generation,
+		.disk_generation = o->disk_generation,
+		.phase = (int)o->phase >= 0 && (int)o->phase <= CORE_LOST
+				 ? (enum core_phase)o->phase
+				 : CORE_UNKNOWN,
+		.ready = o->ready,
+		.gone = o->gone,
+		.reason = str_is_utf8(o->reason, strlen(o->reason)) ? o->reason : "",
+		.restarts = o->restarts,
+		.exit_status = o->exit_status,
+		.started_at = o->started_at,
+		.cow_bytes = o->cow_bytes,
+	};
+	return 0;
+}
+
+static int convert_facts(const Um__AgentHello *hello, struct core_hostfacts *out,
+	struct core_label **labels, struct err *err)
+{
+	const Um__HostFacts *f = hello->facts;
+	struct core_label *list;
+
+	if (str_check_name("host", hello->host, err) < 0)
+		return err->code;
+	if (!f)
+		return err_set(err, -EINVAL, "facts are missing");
+	if (net_addr_parse(f->vtep, &out->vtep, err) < 0)
+		return err_wrap(err, "facts.vtep");
+	if (f->pubkey.len && f->pubkey.len != CURVE_KEY)
+		return err_set(err, -EINVAL, "facts.pubkey is no key");
+	if (f->n_labels > 256)
+		return err_set(err, -EINVAL, "facts.labels: more than 256");
+	list = calloc(f->n_labels + 1, sizeof(*list));
+	if (!list)
+		return err_set(err, -ENOMEM, "memory is short");
+	for (size_t i = 0; i < f->n_labels; i++) {
+		if (str_copy(list[i].key, CORE_NAME, f->labels[i]->key) < 0 ||
+			str_copy(list[i].value, CORE_NAME, f->labels[i]->value) < 0) {
+			free(list);
+			return err_set(err, -EINVAL, "facts.labels: '%.40s' is too long",
+				f->labels[i]->key);
+		}
+	}
+	(void)str_copy(out->name, sizeof(out->name), hello->host);
+	out->memory = f->memory_bytes;
+	out->disk = f->disk_bytes;
+	out->disk_free = f->disk_free_bytes;
+	out->cpu = f->cpu_milli;
+	out->underlay_mtu = f->underlay_mtu;
+	out->labels.items = list;
+	out->labels.count = f->n_labels;
+	*labels = list;
+	return 0;
+}
+
+static Um__HostFacts *copy_facts(const Um__HostFacts *f)
+{
+	size_t size = um__host_facts__get_packed_size(f);
+	uint8_t *data = malloc(size ? size : 1);
+	Um__HostFacts *copy;
+
+	if (!data)
+		return NULL;
+	(void)um__host_facts__pack(f, data);
+	copy = um__host_facts__unpack(NULL, size, data);
+	free(data);
+	return copy;
+}
+
+static struct agent *session(struct serve *s, const struct peer *from, const Um__AgentHello *hello)
+{
+	struct agent *agent = agents_by_host(s, hello->host), *other;
+
+	other = by_peer(s, &from->z);
+	if (other && other != agent) {
+		streams_agent_gone(s, other->host);
+		agent_free(s, other);
+	}
+	if (agent) {
+		streams_agent_gone(s, agent->host);
+		HASH_DELETE(hh_peer, s->agents_by_peer, agent);
+		um__host_facts__free_unpacked(agent->facts, NULL);
+		agent->facts = NULL;
+	} else {
+		agent = calloc(1, sizeof(*agent));
+		if (!agent)
+			abort();
+		(void)str_copy(agent->host, sizeof(agent->host), hello->host);
+		HASH_ADD_STR(s->agents, host, agent);
+	}
+	agent->peer = *from;
+	agent->session = ++s->next_session;
+	agent->seq = 0;
+	agent->full_due = false;
+	memcpy(agent->peer_id, from->z.id, from->z.id_size);
+	agent->peer_id_size = from->z.id_size;
+	HASH_ADD(hh_peer, s->agents_by_peer, peer_id, (unsigned)agent->peer_id_size, agent);
+	agent->facts = copy_facts(hello->facts);
+	if (!agent->facts)
+		abort();
+	memcpy(agent->pubkey, from->z.pubkey, CURVE_KEY);
+	if (from->z.local && hello->facts->pubkey.len == CURVE_KEY)
+		memcpy(agent->pubkey, hello->facts->pubkey.data, CURVE_KEY);
+	(void)str_format(
+		agent->endpoint, sizeof(agent->endpoint), "%s", hello->facts->peer_endpoint);
+	return agent;
+}
+
+/* The other agents let the new one fetch from them. */
+static void announce_key(struct serve *s, const struct agent *fresh)
+{
+	ProtobufCBinaryData key = {.len = CURVE_KEY, .data = (uint8_t *)(uintptr_t)fresh->pubkey};
+
+	for (struct agent *a = s->agents; a; a = a->hh.next) {
+		Um__Envelope env = wire_env(0);
+		Um__Desired d = UM__DESIRED__INIT;
+
+		if (a == fresh)
+			continue;
+		d.seq = ++a->seq;
+		d.n_peer_keys = 1;
+		d.peer_keys = &key;
+		env.body_case = UM__ENVELOPE__BODY_DESIRED;
+		env.desired = &d;
+		/* In order with what is already on its way. */
+		commit_reply(s, &a->peer, &env);
+	}
+}
+
+static void hello(struct serve *s, const struct peer *from, const Um__Envelope *env)
+{
+	const Um__AgentHello *h = env->agent_hello;
+	struct core_hostfacts facts = {0};
+	struct core_observed *observed;
+	struct core_label *labels = NULL;
+	Um__Envelope reply = wire_env(env->id);
+	Um__AgentWelcome welcome = UM__AGENT_WELCOME__INIT;
+	struct err err = ERR_INIT;
+	struct key *key = auth_find(s, from->z.pubkey);
+	struct agent *agent;
+
+	if (convert_facts(h, &facts, &labels, &err) < 0) {
+		serve_error(s, from, env->id, &err);
+		return;
+	}
+	if (!from->z.local && key && strcmp(key->name, h->host) != 0) {
+		serve_refuse(s, from, env->id, UM__ERROR_CODE__DENIED,
+			"this key joined as host '%s', not '%s'", key->name, h->host);
+		free(labels);
+		return;
+	}
+	observed = calloc(h->n_guests + 1, sizeof(*observed));
+	if (!observed)
+		abort();
+	for (size_t i = 0; i < h->n_guests; i++)
+		(void)convert_observed(h->guests[i], &observed[i]);
+	agent = session(s, from, h);
+	for (size_t i = 0; i < h->n_blobs; i++)
+		if (h->blobs[i].len == CORE_ID)
+			agents_blob_add(s, h->blobs[i].data, agent->host);
+	welcome.cluster_id = s->cluster_id;
+	welcome.session = agent->session;
+	welcome.heartbeat_ms = s->config.heartbeat_ms;
+	welcome.lease_ms = s->config.lease_ms;
+	reply.body_case = UM__ENVELOPE__BODY_AGENT_WELCOME;
+	reply.agent_welcome = &welcome;
+	commit_reply(s, from, &reply);
+	if (core_host_hello(s->core, &facts, observed, h->n_guests, proc_wall_ms(), proc_mono_ms(),
+		    &s->out, &err) < 0) {
+		serve_error(s, from, env->id, &err);
+		core_out_reset(&s->out);
+	} else {
+		log_info("host is here", LOG_STR("host", h->host), LOG_U64("guests", h->n_guests));
+		commit_event(s, NULL, NULL, NULL, 0);
+		announce_key(s, agent);
+	}
+	free(observed);
+	free(labels);
+	serve_tick_soon(s);
+}
+
+/* ---------------------------------------------------------------- the rest */
+
+static void heartbeat(struct serve *s, struct agent *agent, const Um__Envelope *env)
+{
+	const Um__Heartbeat *h = env->heartbeat;
+	Um__Envelope reply = wire_env(env->id);
+	Um__HeartbeatReply body = UM__HEARTBEAT_REPLY__INIT;
+
+	if (h->session != agent->session) {
+		serve_refuse(s, &agent->peer, env->id, UM__ERROR_CODE__CONFLICT,
+			"the session is over: say hello again");
+		return;
+	}
+	if (core_heartbeat(s->core, agent->host, h->usage ? h->usage->disk_free_bytes : 0,
+		    proc_wall_ms(), proc_mono_ms()) < 0) {
+		serve_refuse(s, &agent->peer, env->id, UM__ERROR_CODE__CONFLICT,
+			"this host was given up: say hello again");
+		return;
+	}
+	if (h->usage)
+		agent->memory_used = h->usage->memory_used_bytes;
+	body.seq = h->seq;
+	body.lease_ms = s->config.lease_ms;
+	reply.body_case = UM__ENVELOPE__BODY_HEARTBEAT_REPLY;
+	reply.heartbeat_reply = &body;
+	serve_send(s, &agent->peer, &reply);
+}
+
+static void observed(struct serve *s, struct agent *agent, const Um__Envelope *env)
+{
+	const Um__Observed *o = env->observed;
+	struct core_observed *list = calloc(o->n_guests + 1, sizeof(*list));
+	struct err err = ERR_INIT;
+
+	if (!list)
+		abort();
+	for (size_t i = 0; i < o->n_guests; i++)
+		(void)convert_observed(o->guests[i], &list[i]);
+	for (size_t i = 0; i < o->n_blobs_added; i++)
+		if (o->blobs_added[i].len == CORE_ID)
+			agents_blob_add(s, o->blobs_added[i].data, agent->host);
+	for (size_t i = 0; i < o->n_blobs_removed; i++)
+		if (o->blobs_removed[i].len == CORE_ID)
+			agents_blob_remove(s, o->blobs_removed[i].data, agent->host);
+	if (core_observe(s->core, agent->host, list, o->n_guests, proc_wall_ms(), &s->out, &err) <
+		0) {
+		core_out_reset(&s->out);
+		log_warn("a report was refused", LOG_STR("host", agent->host), LOG_ERR(&err));
+	} else {
+		commit_event(s, NULL, NULL, NULL, 0);
+	}
+	free(list);
+}
+
+static void resync(struct serve *s, struct agent *agent)
+{
+	struct core_action full = {.kind = CORE_TELL_FULL};
+	struct core_action *actions = s->out.actions;
+	size_t count = s->out.action_count, room = s->out.action_room;
+
+	(void)str_copy(full.host, sizeof(full.host), agent->host);
+	/* The core has nothing to say: an event of one action. */
+	s->out.actions = &full;
+	s->out.action_count = 1;
+	commit_event(s, NULL, NULL, NULL, 0);
+	s->out.actions = actions;
+	s->out.action_count = count;
+	s->out.action_room = room;
+	s->out.action_count = 0;
+}
+
+void agents_resync(struct serve *s)
+{
+	struct agent *agent, *next;
+
+	HASH_ITER (hh, s->agents, agent, next)
+		if (agent->full_due)
+			resync(s, agent);
+}
+
+bool agents_message(struct serve *s, const struct peer *from, const Um__Envelope *env)
+{
+	struct agent *agent;
+
+	switch (env->body_case) {
+	case UM__ENVELOPE__BODY_AGENT_HELLO:
+		hello(s, from, env);
+		return true;
+	case UM__ENVELOPE__BODY_HEARTBEAT:
+	case UM__ENVELOPE__BODY_OBSERVED:
+	case UM__ENVELOPE__BODY_RESYNC_REQUEST:
+		break;
+	default:
+		return false;
+	}
+	agent = by_peer(s, &from->z);
+	if (!agent) {
+		serve_refuse(
+			s, from, env->id, UM__ERROR_CODE__CONFLICT, "no session: say hello first");
+		return true;
+	}
+	if (env->body_case == UM__ENVELOPE__BODY_HEARTBEAT)
+		heartbeat(s, agent, env);
+	else if (env->body_case == UM__ENVELOPE__BODY_OBSERVED)
+		observed(s, agent, env);
+	else
+		resync(s, agent);
+	return true;
+}

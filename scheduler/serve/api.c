@@ -1,0 +1,329 @@
+/* Every message from outside: who may send it, and who answers it. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/log.h"
+#include "lib/proc.h"
+#include "scheduler/serve/serve_int.h"
+#include "spec/spec.h"
+
+typedef void handler_fn(struct serve *s, const struct peer *from, const Um__Envelope *env);
+
+static void client_hello(struct serve *s, const struct peer *from, const Um__Envelope *env)
+{
+	Um__Envelope reply = wire_env(env->id);
+	Um__ServerInfo info = UM__SERVER_INFO__INIT;
+
+	info.version = (char *)(uintptr_t)UMLAUT_VERSION;
+	info.cluster_id = s->cluster_id;
+	info.role = (char *)(uintptr_t)auth_role_name(auth_role(s, &from->z));
+	info.now = proc_wall_ms();
+	info.started_at = s->started_at;
+	info.store = (char *)(uintptr_t) "sqlite";
+	reply.body_case = UM__ENVELOPE__BODY_SERVER_INFO;
+	reply.server_info = &info;
+	serve_send(s, from, &reply);
+}
+
+/* ---------------------------------------------------------------- plans */
+
+static void send_plan(struct serve *s, const struct peer *to, uint64_t id, const char *deployment,
+	const struct core_plan *plan, bool applied)
+{
+	static const Um__PlanOp ops[] = {
+		[CORE_UNCHANGED] = UM__PLAN_OP__PLAN_UNCHANGED,
+		[CORE_CREATE] = UM__PLAN_OP__PLAN_CREATE,
+		[CORE_CHANGE] = UM__PLAN_OP__PLAN_CHANGE,
+		[CORE_REPLACE] = UM__PLAN_OP__PLAN_REPLACE,
+		[CORE_DELETE] = UM__PLAN_OP__PLAN_DELETE,
+	};
+	const struct core_deployment *d = core_deployment(s->core, deployment);
+	Um__Envelope reply = wire_env(id);
+	Um__Plan body = UM__PLAN__INIT;
+	struct arena a = {0};
+	char *warning;
+
+	body.deployment = arena_str(&a, deployment);
+	body.items = (Um__PlanItem **)arena_list(&a, plan->count);
+	for (size_t i = 0; i < plan->count; i++) {
+		const struct core_plan_item *from = &plan->items[i];
+		Um__PlanItem *item = arena_get(&a, sizeof(*item));
+
+		um__plan_item__init(item);
+		item->op = ops[from->op];
+		item->kind = arena_str(&a, from->network ? "network" : "guest");
+		item->name = arena_str(&a, from->name);
+		if (*from->detail) {
+			item->details = (char **)arena_list(&a, 1);
+			item->details[0] = arena_str(&a, from->detail);
+			item->n_details = 1;
+		}
+		body.items[body.n_items++] = item;
+	}
+	body.unchanged = plan->unchanged;
+	body.applied = applied;
+	body.revision = d ? d->revision : 0;
+	if (*plan->warning) {
+		warning = arena_str(&a, plan->warning);
+		body.warnings = &warning;
+		body.n_warnings = 1;
+	}
+	reply.body_case = UM__ENVELOPE__BODY_PLAN;
+	reply.plan = &body;
+	if (applied)
+		commit_event(s, to, &reply, NULL, 0);
+	else
+		commit_reply(s, to, &reply);
+	arena_free(&a);
+}
+
+static void send_spec_errors(
+	struct serve *s, const struct peer *to, uint64_t id, const struct spec_errors *errors)
+{
+	Um__Envelope reply = wire_env(id);
+	Um__Error error = UM__ERROR__INIT;
+	struct arena a = {0};
+	char text[80];
+
+	(void)snprintf(
+		text, sizeof(text), "the lab has %zu errors", errors->count + errors->dropped);
+	error.code = UM__ERROR_CODE__INVALID;
+	error.message = text;
+	error.details = (Um__FieldError **)arena_list(&a, errors->count);
+	for (size_t i = 0; i < errors->count; i++) {
+		Um__FieldError *f = arena_get(&a, sizeof(*f));
+
+		um__field_error__init(f);
+		f->path = errors->items[i].path;
+		f->message = errors->items[i].message;
+		error.details[error.n_details++] = f;
+	}
+	reply.body_case = UM__ENVELOPE__BODY_ERROR;
+	reply.error = &error;
+	serve_send(s, to, &reply);
+	arena_free(&a);
+}
+
+static void apply(struct serve *s, const struct peer *from, const Um__Envelope *env)
+{
+	const Um__ApplyRequest *r = env->apply_request;
+	struct spec_errors errors;
+	struct core_apply wanted = {0};
+	struct core_plan plan = {0};
+	struct err err = ERR_INIT;
+	Um__DeploymentSpec *spec;
+	int rc;
+
+	if (!r->spec) {
+		serve_refuse(s, from, env->id, UM__ERROR_CODE__INVALID, "spec is missing");
+		return;
+	}
+	spec_errors_init(&errors);
+	spec = labs_copy(r->spec);
+	rc = spec ? spec_defaults(spec, &err) : err_set(&err, -ENOMEM, "memory is short");
+	if (rc == 0) {
+		rc = spec_check(spec, &errors);
+		if (rc > 0) {
+			send_spec_errors(s, from, env->id, &errors);
+			goto out;
+		}
+	}
+	if (rc == 0)
+		rc = labs_convert(s, spec, &wanted, &err);
+	if (rc == 0)
+		rc = core_apply(s->core, &wanted, r->dry_run, proc_wall_ms(), &plan, &s->out, &err);
+	if (rc < 0) {
+		if (!s->out.failed)
+			core_out_reset(&s->out);
+		serve_error(s, from, env->id, &err);
+		goto out;
+	}
+	if (!r->dry_run) {
+		/* Before the commit: the messages to agents are made of it. */
+		(void)labs_set(s, spec, &err);
+		spec = NULL;
+	}
+	send_plan(s, from, env->id, wanted.name, &plan, !r->dry_run);
+out:
+	if (spec)
+		um__deployment_spec__free_unpacked(spec, NULL);
+	spec_errors_free(&errors);
+	labs_apply_free(&wanted);
+	core_plan_free(&plan);
+}
+
+static void delete (struct serve *s, const struct peer *from, const Um__Envelope *env)
+{
+	const Um__DeleteRequest *r = env->delete_request;
+	struct core_plan plan = {0};
+	struct err err = ERR_INIT;
+
+	if (core_delete(s->core, r->deployment, r->dry_run, proc_wall_ms(), &plan, &s->out, &err) <
+		0)
+		serve_error(s, from, env->id, &err);
+	else
+		send_plan(s, from, env->id, r->deployment, &plan, !r->dry_run);
+	core_plan_free(&plan);
+}
+
+/* ---------------------------------------------------------------- guests */
+
+static int act(
+	struct serve *s, const struct core_guest *g, const Um__GuestAction *r, struct err *err)
+{
+	enum core_verb verb = r->verb == UM__GUEST_VERB__GUEST_STOP	 ? CORE_STOP
+			      : r->verb == UM__GUEST_VERB__GUEST_RESTART ? CORE_RESTART
+									 : CORE_START;
+
+	return core_guest_verb(s->core, g->uid, verb, proc_wall_ms(), &s->out, err);
+}
+
+static int act_on_name(struct serve *s, const char *name, const Um__GuestAction *r, struct err *err)
+{
+	size_t n = strlen(name);
+	const struct core_deployment *d;
+	const struct core_group *group;
+	const struct core_guest *g;
+	char deployment[CORE_NAME];
+
+	if (n < 3 || strcmp(name + n - 2, "/*") != 0) {
+		g = serve_find_guest(s, name, err);
+		return g ? act(s, g, r, err) : err->code;
+	}
+	if (str_format(deployment, sizeof(deployment), "%.*s", (int)n - 2, name) < 0 ||
+		!(d = core_deployment(s->core, deployment)))
+		return err_set(err, -ENOENT, "no deployment '%.60s'", name);
+	DL_FOREACH (d->groups, group)
+		DL_FOREACH2(group->guests, g, group_next)
+	(void)act(s, g, r, err);
+	return 0;
+}
+
+static void guest_action(struct serve *s, const struct peer *from, const Um__Envelope *env)
+{
+	const Um__GuestAction *r = env->guest_action;
+	Um__Envelope reply = wire_env(env->id);
+	Um__Ok ok = UM__OK__INIT;
+	struct err err = ERR_INIT;
+
+	/* All names are looked up first: none is acted on when one is wrong. */
+	for (size_t i = 0; i < r->n_guests; i++) {
+		size_t n = strlen(r->guests[i]);
+
+		if ((n < 3 || strcmp(r->guests[i] + n - 2, "/*") != 0) &&
+			!serve_find_guest(s, r->guests[i], &err)) {
+			serve_error(s, from, env->id, &err);
+			return;
+		}
+	}
+	for (size_t i = 0; i < r->n_guests; i++) {
+		if (act_on_name(s, r->guests[i], r, &err) < 0) {
+			commit_event(s, NULL, NULL, NULL, 0);
+			serve_error(s, from, env->id, &err);
+			return;
+		}
+	}
+	reply.body_case = UM__ENVELOPE__BODY_OK;
+	reply.ok = &ok;
+	commit_event(s, from, &reply, NULL, 0);
+}
+
+/* ---------------------------------------------------------------- the table */
+
+#define ANY_ROLE (1u << ROLE_AGENT | 1u << ROLE_VIEWER | 1u << ROLE_OPERATOR | 1u << ROLE_ADMIN)
+#define READERS (1u << ROLE_VIEWER | 1u << ROLE_OPERATOR | 1u << ROLE_ADMIN)
+#define WRITERS (1u << ROLE_OPERATOR | 1u << ROLE_ADMIN)
+#define ADMINS (1u << ROLE_ADMIN)
+#define AGENTS (1u << ROLE_AGENT | 1u << ROLE_ADMIN)
+#define JOINERS (1u << ROLE_JOIN | 1u << ROLE_ADMIN)
+
+/* HANDLER NULL: one of the relays takes it. */
+static const struct entry {
+	Um__Envelope__BodyCase body;
+	unsigned roles;
+	handler_fn *handler;
+} table[] = {
+	{UM__ENVELOPE__BODY_JOIN_REQUEST, JOINERS, auth_join},
+	{UM__ENVELOPE__BODY_AGENT_HELLO, AGENTS, NULL},
+	{UM__ENVELOPE__BODY_HEARTBEAT, AGENTS, NULL},
+	{UM__ENVELOPE__BODY_OBSERVED, AGENTS, NULL},
+	{UM__ENVELOPE__BODY_RESYNC_REQUEST, AGENTS, NULL},
+	{UM__ENVELOPE__BODY_CLIENT_HELLO, READERS, client_hello},
+	{UM__ENVELOPE__BODY_APPLY_REQUEST, WRITERS, apply},
+	{UM__ENVELOPE__BODY_DELETE_REQUEST, WRITERS, delete},
+	{UM__ENVELOPE__BODY_GUEST_ACTION, WRITERS, guest_action},
+	{UM__ENVELOPE__BODY_GET_REQUEST, READERS, watch_get},
+	{UM__ENVELOPE__BODY_TOKEN_REQUEST, ADMINS, auth_token},
+	{UM__ENVELOPE__BODY_ARTEFACT_ADD, WRITERS, NULL},
+	{UM__ENVELOPE__BODY_CHUNK_DATA, WRITERS, NULL},
+	{UM__ENVELOPE__BODY_ARTEFACT_COMMIT, WRITERS, NULL},
+	{UM__ENVELOPE__BODY_ARTEFACT_REMOVE, WRITERS, artefacts_remove},
+	{UM__ENVELOPE__BODY_MANIFEST_GET, ANY_ROLE, NULL},
+	{UM__ENVELOPE__BODY_CHUNK_GET, ANY_ROLE, NULL},
+	{UM__ENVELOPE__BODY_STREAM_OPEN, WRITERS, NULL},
+	{UM__ENVELOPE__BODY_STREAM_OPENED, AGENTS, NULL},
+	{UM__ENVELOPE__BODY_STREAM_DATA, WRITERS | AGENTS, NULL},
+	{UM__ENVELOPE__BODY_STREAM_CREDIT, WRITERS | AGENTS, NULL},
+	{UM__ENVELOPE__BODY_STREAM_CONTROL, WRITERS, NULL},
+	{UM__ENVELOPE__BODY_STREAM_END, WRITERS | AGENTS, NULL},
+	{UM__ENVELOPE__BODY_ERROR, AGENTS, NULL},
+};
+
+static bool is_agent(const struct serve *s, const struct peer *from)
+{
+	struct agent *agent;
+
+	HASH_FIND(hh_peer, s->agents_by_peer, from->z.id, (unsigned)from->z.id_size, agent);
+	return agent != NULL;
+}
+
+void api_message(void *arg, struct zsock *sock, const struct zpeer *z, const Um__Envelope *env,
+	const void *bulk, size_t bulk_size)
+{
+	struct serve *s = arg;
+	struct peer from = {.sock = sock, .z = *z};
+	enum role role = auth_role(s, z);
+
+	if (s->broken)
+		return;
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+		const struct entry *e = &table[i];
+
+		if (e->body != env->body_case)
+			continue;
+		if (!(e->roles & 1u << role)) {
+			serve_refuse(s, &from, env->id, UM__ERROR_CODE__DENIED,
+				"the role '%s' may not send %s", auth_role_name(role),
+				wire_body_name(env->body_case));
+			return;
+		}
+		if (e->handler) {
+			e->handler(s, &from, env);
+			return;
+		}
+		if (agents_message(s, &from, env) ||
+			streams_message(s, &from, env, is_agent(s, &from)) ||
+			artefacts_message(s, &from, env, bulk, bulk_size))
+			return;
+		break;
+	}
+	/* An Error or Ok that answers nothing must not be answered. */
+	if (env->body_case == UM__ENVELOPE__BODY_ERROR || env->body_case == UM__ENVELOPE__BODY_OK)
+		return;
+	serve_refuse(s, &from, env->id, UM__ERROR_CODE__INVALID,
+		"%s is not a message for the scheduler", wire_body_name(env->body_case));
+}
+
+void api_bad(
+	void *arg, struct zsock *sock, const struct zpeer *z, uint64_t id, const struct err *err)
+{
+	static struct log_rate rate;
+	struct serve *s = arg;
+	struct peer from = {.sock = sock, .z = *z};
+
+	if (log_rate_pass(&rate))
+		log_warn("refused a message", LOG_STR("user", z->user), LOG_ERR(err));
+	serve_error(s, &from, id, err);
+}

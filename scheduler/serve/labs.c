@@ -1,0 +1,215 @@
+/* What users declared, and the part of it that the core decides on. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "scheduler/serve/serve_int.h"
+#include "spec/spec.h"
+
+Um__DeploymentSpec *labs_copy(const Um__DeploymentSpec *spec)
+{
+	size_t size = um__deployment_spec__get_packed_size(spec);
+	uint8_t *data = malloc(size ? size : 1);
+	Um__DeploymentSpec *copy = NULL;
+
+	if (!data)
+		return NULL;
+	(void)um__deployment_spec__pack(spec, data);
+	copy = um__deployment_spec__unpack(NULL, size, data);
+	free(data);
+	return copy;
+}
+
+static struct lab *find(const struct serve *s, const char *name)
+{
+	struct lab *lab;
+
+	HASH_FIND_STR(s->labs, name, lab);
+	return lab;
+}
+
+int labs_set(struct serve *s, Um__DeploymentSpec *spec, struct err *err)
+{
+	struct lab *lab = find(s, spec->name);
+
+	if (!lab) {
+		lab = calloc(1, sizeof(*lab));
+		if (!lab || str_copy(lab->name, sizeof(lab->name), spec->name) < 0) {
+			free(lab);
+			um__deployment_spec__free_unpacked(spec, NULL);
+			return err_set(err, -ENOMEM, "memory is short, or a name too long");
+		}
+		HASH_ADD_STR(s->labs, name, lab);
+	}
+	if (lab->spec)
+		um__deployment_spec__free_unpacked(lab->spec, NULL);
+	lab->spec = spec;
+	return 0;
+}
+
+void labs_drop(struct serve *s, const char *name)
+{
+	struct lab *lab = find(s, name);
+
+	if (!lab)
+		return;
+	HASH_DEL(s->labs, lab);
+	um__deployment_spec__free_unpacked(lab->spec, NULL);
+	free(lab);
+}
+
+Um__DeploymentSpec *labs_spec(const struct serve *s, const char *name)
+{
+	struct lab *lab = find(s, name);
+
+	return lab ? lab->spec : NULL;
+}
+
+Um__GroupSpec *labs_group(const struct serve *s, const char *deployment, const char *group)
+{
+	Um__DeploymentSpec *spec = labs_spec(s, deployment);
+
+	for (size_t i = 0; spec && i < spec->n_groups; i++)
+		if (strcmp(spec->groups[i]->name, group) == 0)
+			return spec->groups[i];
+	return NULL;
+}
+
+/* ---------------------------------------------------------------- for the core */
+
+static int optional_addr(const char *text, struct net_addr *out, struct err *err)
+{
+	return text && *text ? net_addr_parse(text, out, err) : 0;
+}
+
+static int convert_network(const Um__NetworkSpec *from, struct core_netspec *to, struct err *err)
+{
+	int rc = str_copy(to->name, sizeof(to->name), from->name);
+
+	if (rc == 0 && *from->subnet)
+		rc = net_prefix_parse(from->subnet, &to->prefix4, err);
+	if (rc == 0 && *from->subnet6)
+		rc = net_prefix_parse(from->subnet6, &to->prefix6, err);
+	if (rc == 0)
+		rc = optional_addr(from->gateway, &to->gateway4, err);
+	if (rc == 0)
+		rc = optional_addr(from->gateway6, &to->gateway6, err);
+	to->mtu = from->mtu;
+	return rc < 0 ? err_wrap(err, "network %.60s", from->name) : 0;
+}
+
+static int resolve(const struct serve *s, const Um__GuestSpec *spec, struct core_groupspec *to,
+	struct err *err)
+{
+	const Um__ArtefactInfo *image, *kernel;
+
+	if (!s)
+		return 0;
+	image = artefacts_find(s, UM__ARTEFACT_KIND__ARTEFACT_IMAGE, spec->image);
+	if (!image)
+		return err_set(err, -ENOENT,
+			"image '%.80s' is not in the cluster ('clusterctl get images' lists those "
+			"that are; 'clusterctl image build busybox' makes the default one)",
+			spec->image);
+	kernel = artefacts_kernel(s, spec->kernel, err);
+	if (!kernel)
+		return err->code;
+	memcpy(to->image_id, image->id.data, CORE_ID);
+	memcpy(to->kernel_id, kernel->id.data, CORE_ID);
+	if (kernel->modules_id.len == CORE_ID)
+		memcpy(to->modules_id, kernel->modules_id.data, CORE_ID);
+	(void)str_copy(to->kernel, sizeof(to->kernel), kernel->name);
+	/* The disk takes what the image takes at most, when it is not said. */
+	if (!to->disk)
+		to->disk = image->size;
+	return 0;
+}
+
+static int convert_placement(const Um__Placement *from, struct core_groupspec *to, struct err *err)
+{
+	if (!from)
+		return 0;
+	to->strategy = from->strategy == UM__STRATEGY__PACK ? CORE_PACK : CORE_SPREAD;
+	to->max_per_host = from->max_per_host;
+	to->priority = from->priority;
+	if (from->n_host_labels > sizeof(to->host_labels) / sizeof(to->host_labels[0]))
+		return err_set(err, -EINVAL, "more than 16 host labels");
+	for (size_t i = 0; i < from->n_host_labels; i++) {
+		struct core_label *l = &to->host_labels[to->host_label_count++];
+
+		if (str_copy(l->key, sizeof(l->key), from->host_labels[i]->key) < 0 ||
+			str_copy(l->value, sizeof(l->value), from->host_labels[i]->value) < 0)
+			return err_set(err, -EINVAL, "a host label is too long");
+	}
+	return str_copy(to->host, sizeof(to->host), from->host);
+}
+
+static int convert_group(const struct serve *s, const Um__GroupSpec *from,
+	struct core_groupspec *to, struct err *err)
+{
+	const Um__GuestSpec *g = from->guest;
+	int rc;
+
+	if (!g || g->n_nics > CORE_NICS_MAX || str_copy(to->name, sizeof(to->name), from->name) < 0)
+		return err_set(err, -EINVAL, "guest %.60s: not a guest", from->name);
+	to->count_set = from->count_set;
+	to->count = from->count_set ? from->count : 1;
+	to->memory = g->memory_bytes;
+	to->cpu = g->cpu_milli;
+	to->disk = g->disk_bytes;
+	if (str_copy(to->image, sizeof(to->image), g->image) < 0 ||
+		str_copy(to->kernel, sizeof(to->kernel), g->kernel) < 0)
+		return err_set(
+			err, -EINVAL, "guest %s: image or kernel name is too long", to->name);
+	to->boot_hash = spec_boot_hash(g);
+	to->disk_hash = spec_disk_hash(g);
+	for (size_t i = 0; i < g->n_nics; i++) {
+		struct core_nicspec *nic = &to->nics[to->nic_count++];
+
+		rc = str_copy(nic->network, sizeof(nic->network), g->nics[i]->network);
+		if (rc == 0)
+			rc = optional_addr(g->nics[i]->address, &nic->ip4, err);
+		if (rc == 0)
+			rc = optional_addr(g->nics[i]->address6, &nic->ip6, err);
+		if (rc == 0 && g->nics[i]->mac && *g->nics[i]->mac)
+			rc = net_mac_parse(g->nics[i]->mac, &nic->mac, err);
+		if (rc < 0)
+			return err_wrap(err, "guest %s", to->name);
+	}
+	rc = convert_placement(g->placement, to, err);
+	if (rc == 0)
+		rc = resolve(s, g, to, err);
+	return rc < 0 ? err_wrap(err, "guest %s", to->name) : 0;
+}
+
+int labs_convert(
+	struct serve *s, const Um__DeploymentSpec *spec, struct core_apply *out, struct err *err)
+{
+	struct core_apply apply = {0};
+	int rc = str_copy(apply.name, sizeof(apply.name), spec->name);
+
+	if (rc < 0)
+		return err_set(err, rc, "the deployment's name is too long");
+	apply.networks = calloc(spec->n_networks + 1, sizeof(*apply.networks));
+	apply.groups = calloc(spec->n_groups + 1, sizeof(*apply.groups));
+	if (!apply.networks || !apply.groups)
+		rc = err_set(err, -ENOMEM, "memory is short for deployment %s", apply.name);
+	for (size_t i = 0; rc == 0 && i < spec->n_networks; i++)
+		rc = convert_network(
+			spec->networks[i], &apply.networks[apply.network_count++], err);
+	for (size_t i = 0; rc == 0 && i < spec->n_groups; i++)
+		rc = convert_group(s, spec->groups[i], &apply.groups[apply.group_count++], err);
+	if (rc < 0) {
+		labs_apply_free(&apply);
+		return rc;
+	}
+	*out = apply;
+	return 0;
+}
+
+void labs_apply_free(struct core_apply *apply)
+{
+	free(apply->networks);
+	free(apply->groups);
+	memset(apply, 0, sizeof(*apply));
+}
