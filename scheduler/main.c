@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,10 +50,16 @@ struct program {
 	bool broken;
 };
 
-static int bad_usage(const char *fmt, const char *what)
+static int bad_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+static int bad_usage(const char *fmt, ...)
 {
+	va_list ap;
+
 	(void)fprintf(stderr, "umlaut-scheduler: ");
-	(void)fprintf(stderr, fmt, what); /* NOLINT: a literal of this file */
+	va_start(ap, fmt);
+	(void)vfprintf(stderr, fmt, ap);
+	va_end(ap);
 	(void)fprintf(stderr, "\nTry --help.\n");
 	return 2;
 }
@@ -99,7 +106,7 @@ static int parse(int argc, char **argv, struct options *o)
 			break;
 		case 'l':
 			if (o->serve.listen_count == LISTEN_MAX)
-				return bad_usage("more than 8 --listen endpoints%s", "");
+				return bad_usage("more than 8 --listen endpoints");
 			if (!str_starts(optarg, "tcp://"))
 				return bad_usage(
 					"--listen takes tcp://ADDRESS:PORT, not '%s'", optarg);
