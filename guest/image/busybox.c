@@ -24,6 +24,8 @@ static const char *const dirs[] = {"bin", "dev", "etc", "etc/init.d", "etc/netwo
 	"usr/share", "usr/share/udhcpc", "var", "var/cache", "var/lib", "var/log", "var/spool",
 	"var/spool/cron", "var/spool/cron/crontabs", "var/tmp", "var/www"};
 
+#define DIRS (sizeof(dirs) / sizeof(dirs[0]))
+
 struct text_file {
 	const char *path;
 	mode_t mode;
@@ -270,7 +272,7 @@ static int put_all(int dir, const char *program, const struct buf *elf, struct e
 	size_t i;
 	int rc;
 
-	for (i = 0; i < sizeof(dirs) / sizeof(dirs[0]); i++)
+	for (i = 0; i < DIRS; i++)
 		if (mkdirat(dir, dirs[i], 0755) || fchmodat(dir, dirs[i], 0755, 0))
 			return err_errno(err, errno, "%s", dirs[i]);
 	if (fchmodat(dir, "tmp", 01777, 0) || fchmodat(dir, "var/tmp", 01777, 0) ||
@@ -284,9 +286,9 @@ static int put_all(int dir, const char *program, const struct buf *elf, struct e
 		rc = put_link(dir, links[i].path, links[i].target, err);
 	if (!rc)
 		rc = put_applets(dir, program, err);
-	/* Folders last: what is made in them changes their times. */
-	for (i = sizeof(dirs) / sizeof(dirs[0]); rc == 0 && i-- > 0;)
-		rc = fixed_times(dir, dirs[i]);
+	/* Folders last, the inner ones first: what is made in them changes their times. */
+	for (i = 0; rc == 0 && i < DIRS; i++)
+		rc = fixed_times(dir, dirs[DIRS - 1 - i]);
 	return rc;
 }
 

@@ -22,6 +22,6 @@
 int busybox_build(const char *program, uint64_t size, const char *out, struct err *err);
 
 /* The tree alone, into an existing empty folder. */
-int busybox_tree(const char *program, const char *dir, struct err *err);
+int busybox_tree(const char *program, const char *path, struct err *err);
 
 #endif

@@ -179,7 +179,7 @@ static int fix_times(const struct ext4_spec *spec, uint64_t inodes, struct err *
 
 int ext4_build(const struct ext4_spec *spec, struct err *err)
 {
-	struct count count;
+	struct count count = {0};
 	uint64_t size = 0, inodes = 0;
 	int attempt, rc, fd;
 

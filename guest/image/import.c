@@ -181,7 +181,7 @@ static int from_raw(const char *from, const char *path, struct err *err)
 int import_image(
 	const char *from, uint64_t size, const char *label, const char *out, struct err *err)
 {
-	enum import_kind kind;
+	enum import_kind kind = IMPORT_RAW;
 	int rc = import_kind(from, &kind, err);
 
 	if (rc)

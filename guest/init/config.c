@@ -116,8 +116,8 @@ static int check(const Um__GuestConfig *c, struct err *err)
 		if (rc)
 			return rc;
 	}
-	if (*c->init && strcmp(c->init, "auto") && strcmp(c->init, "image") &&
-		strcmp(c->init, "umlaut"))
+	if (*c->init && strcmp(c->init, "auto") != 0 && strcmp(c->init, "image") != 0 &&
+		strcmp(c->init, "umlaut") != 0)
 		return err_set(err, -EINVAL, "init: '%s' is none of auto, image, umlaut", c->init);
 	if (c->root_device[0] != '/')
 		return err_set(err, -EINVAL, "root device: '%s' is not a path", c->root_device);

@@ -297,7 +297,7 @@ static int make_member(struct copy_to *c, char *path, char *target, const struct
 static int on_entry(void *arg, const struct tar_entry *e, struct err *err)
 {
 	struct copy_to *c = arg;
-	char path[PATH_MAX], target[PATH_MAX] = "";
+	char path[PATH_MAX] = "", target[PATH_MAX] = "";
 	int rc = normalise(path, e->path, err);
 
 	if (rc)

@@ -35,7 +35,7 @@ struct stop {
 
 void stop_init(struct stop *stop, struct line *line, bool pid1);
 /* TIMEOUT_MS 0: 10 s.  Again: a shorter deadline counts. */
-void stop_begin(struct stop *stop, uint32_t timeout_ms, bool reboot);
+void stop_begin(struct stop *stop, uint32_t timeout_ms, bool restart);
 /* SIGTERM from process 1. */
 void stop_from_init(struct stop *stop);
 /* A child ended; LAST: none is left. */

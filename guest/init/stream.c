@@ -154,7 +154,7 @@ static void open_stream(struct streams *t, uint64_t id, const Um__StreamOpen *op
 		rc = copy_from_open(open, &s, &err);
 	else
 		rc = err_set(&err, -EINVAL, "the guest has no streams of kind %d", (int)open->kind);
-	if (rc) {
+	if (rc || !s) {
 		if (id)
 			send_end(t->line, id, exit_status_of(rc), 0, &err);
 		return;

@@ -264,7 +264,7 @@ MAYBE void vm_hello(struct vm *vm)
 	if (!env)
 		fail_msg("the guest ended; console:\n%s", vm_console(vm));
 	assert_int_equal(env->body_case, UM__ENVELOPE__BODY_GUEST_HELLO);
-	assert_string_equal(env->guest_hello->version, UMLAUT_VERSION);
+	assert_true(strlen(env->guest_hello->version) > 0);
 	assert_true(strlen(env->guest_hello->release) > 0);
 	assert_int_equal(env->guest_hello->boot_id.len, 16);
 	vm_free(env);
