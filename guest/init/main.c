@@ -19,20 +19,29 @@
 #include <unistd.h>
 
 #include "guest/init/boot.h"
+#include "guest/init/console.h"
 #include "guest/init/run.h"
 #include "guest/init/stop.h"
 #include "guest/init/stream.h"
 #include "guest/init/sys.h"
+
+#define SYNCS_MAX 8
 
 struct agent {
 	struct boot boot;
 	struct streams streams;
 	struct run run;
 	struct stop stop;
+	struct console console;
+	/* Flushes under way, each a child. */
+	struct {
+		pid_t pid;
+		uint64_t id;
+	} syncs[SYNCS_MAX];
 	int signal_fd;
 };
 
-enum { FD_LINE, FD_SIGNAL, FD_RUN, FD_STREAMS = FD_RUN + RUN_FDS };
+enum { FD_LINE, FD_SIGNAL, FD_CONSOLE, FD_RUN, FD_STREAMS = FD_RUN + RUN_FDS };
 #define FDS_MAX (FD_STREAMS + STREAMS_MAX * STREAM_FDS)
 
 /* ---------------------------------------------------------------- requests */
@@ -76,9 +85,51 @@ static void update_hosts(struct agent *a, const Um__Envelope *env)
 		line_ok(&a->boot.line, env->id);
 }
 
+/* In a child: the disk may take long, and the streams go on. */
+static void begin_sync(struct agent *a, uint64_t id)
+{
+	size_t i;
+
+	for (i = 0; i < SYNCS_MAX && a->syncs[i].pid; i++)
+		;
+	if (i == SYNCS_MAX) {
+		line_error(&a->boot.line, id, UM__ERROR_CODE__UNAVAILABLE,
+			"too many flushes under way");
+		return;
+	}
+	a->syncs[i].pid = fork();
+	a->syncs[i].id = id;
+	if (a->syncs[i].pid == 0) {
+		sync();
+		_exit(0);
+	}
+	if (a->syncs[i].pid < 0) {
+		a->syncs[i].pid = 0;
+		sync();
+		line_ok(&a->boot.line, id);
+	}
+}
+
+static void sync_child(struct agent *a, pid_t pid, int status)
+{
+	size_t i;
+
+	for (i = 0; i < SYNCS_MAX; i++) {
+		if (a->syncs[i].pid != pid)
+			continue;
+		a->syncs[i].pid = 0;
+		if (status == 0)
+			line_ok(&a->boot.line, a->syncs[i].id);
+		else
+			line_error(&a->boot.line, a->syncs[i].id, UM__ERROR_CODE__INTERNAL,
+				"the flush was interrupted");
+	}
+}
+
 static void begin_stop(struct agent *a, uint32_t timeout_ms, bool restart)
 {
 	run_stop(&a->run);
+	console_close(&a->console);
 	streams_close(&a->streams);
 	stop_begin(&a->stop, timeout_ms, restart);
 }
@@ -99,8 +150,7 @@ static void handle(struct agent *a, const Um__Envelope *env)
 		update_hosts(a, env);
 		break;
 	case UM__ENVELOPE__BODY_GUEST_SYNC:
-		sync();
-		line_ok(line, env->id);
+		begin_sync(a, env->id);
 		break;
 	case UM__ENVELOPE__BODY_GUEST_STATS_REQUEST:
 		send_stats(a, env->id);
@@ -148,6 +198,8 @@ static void reap(struct agent *a)
 		}
 		run_child(&a->run, pid, status);
 		streams_child(&a->streams, pid, status);
+		console_child(&a->console, pid);
+		sync_child(a, pid, status);
 	}
 }
 
@@ -226,6 +278,7 @@ static void turn(struct agent *a)
 	if (line_queued(line) > 0)
 		fds[FD_LINE].events |= POLLOUT;
 	fds[FD_SIGNAL] = (struct pollfd){.fd = a->signal_fd, .events = POLLIN};
+	console_poll(&a->console, &fds[FD_CONSOLE]);
 	run_poll(&a->run, &fds[FD_RUN]);
 	n = streams_poll(&a->streams, &fds[FD_STREAMS]);
 	if (poll(fds, FD_STREAMS + n, wait_ms(a)) < 0 && errno != EINTR)
@@ -234,6 +287,7 @@ static void turn(struct agent *a)
 	/* Streams first: a message may close one, and FDS is of before. */
 	streams_run(&a->streams, &fds[FD_STREAMS]);
 	run_ready(&a->run, &fds[FD_RUN]);
+	console_ready(&a->console, &fds[FD_CONSOLE]);
 	if (fds[FD_SIGNAL].revents)
 		read_signals(a);
 	if (fds[FD_LINE].revents & (POLLIN | POLLHUP | POLLERR))
@@ -271,6 +325,7 @@ int main(int argc, char **argv)
 	agent.streams.line = &boot->line;
 	agent.streams.config = boot->config;
 	stop_init(&agent.stop, &boot->line, boot->pid1);
+	console_init(&agent.console, boot->config, boot->pid1);
 	run_start(&agent.run, &boot->line, boot->config);
 	for (;;)
 		turn(&agent);

@@ -435,6 +435,48 @@ static void test_reboot_inside(void **state)
 	vm_disk_clean(&vm);
 }
 
+/* busybox's own power-off leaves a clean disk too. */
+static void test_poweroff_inside(void **state)
+{
+	Um__GuestConfig c = vm_config();
+
+	(void)state;
+	vm_boot(&vm, &world, "poweroff", world.busybox, NULL);
+	vm_ready(&vm, &c);
+	expect_sh("echo x > /file", "");
+	start_sh("poweroff");
+	assert_int_equal(vm_wait(&vm), 0);
+	vm_disk_clean(&vm);
+}
+
+/* A disk larger than its file system: it grows at the start, and again. */
+static void test_larger_disk(void **state)
+{
+	Um__GuestConfig c = vm_config();
+	char out[4096], disk[PATH_MAX];
+	const char *extra[] = {disk, NULL};
+	int i;
+
+	(void)state;
+	if (vm_tool(out, sizeof(out), "cp --sparse=always %s %s/larger", world.busybox, world.dir))
+		fail_msg("%s", out);
+	for (i = 1; i <= 2; i++) {
+		(void)snprintf(disk, sizeof(disk), "%s/larger", world.dir);
+		assert_int_equal(truncate(disk, (off_t)i * 300 << 20), 0);
+		(void)snprintf(disk, sizeof(disk), "ubd0=%s/larger", world.dir);
+		vm_boot(&vm, &world, "larger", NULL, extra);
+		vm_ready(&vm, &c);
+		(void)snprintf(out, sizeof(out),
+			"test $(df -m / | awk 'END {print $2}') -ge %d; echo $?", i * 300 - 40);
+		expect_sh(out, "0\n");
+		vm_shutdown(&vm, 10000, false);
+		assert_int_equal(vm_wait(&vm), 0);
+		vm_end(&vm);
+		if (vm_tool(out, sizeof(out), "e2fsck -fn %s/larger", world.dir))
+			fail_msg("%s", out);
+	}
+}
+
 /* Programs that ignore SIGTERM do not keep the guest; the disk is clean all the same. */
 static void test_stubborn(void **state)
 {
@@ -468,6 +510,8 @@ int main(void)
 		TEST(test_no_init),
 		TEST(test_reboot_inside),
 		TEST(test_stubborn),
+		TEST(test_poweroff_inside),
+		TEST(test_larger_disk),
 	};
 
 	return cmocka_run_group_tests(tests, make_world, free_world);
