@@ -1,0 +1,136 @@
+/* clusterctl: the command line. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "clusterctl/ctl.h"
+#include "lib/log.h"
+#include "lib/str.h"
+
+static void show_verbs(FILE *to)
+{
+	(void)fprintf(to, "usage: clusterctl [--server ENDPOINT | --context NAME] VERB ...\n"
+			  "Runs labs of Linux machines on an Umlaut cluster.\n\nVerbs:\n");
+	for (const struct verb *v = verbs; v->name; v++)
+		(void)fprintf(to, "  %-11s %s\n", v->name, v->summary);
+	(void)fprintf(to,
+		"\n'clusterctl VERB --help' tells more of each.\n"
+		"\nWhich cluster: --server ENDPOINT (UMLAUT_SERVER), else --context NAME\n"
+		"(UMLAUT_CONTEXT) or the current one of the first file of: $UMLAUT_CONFIG,\n"
+		"umlaut-context.yaml above the program's folder, ~/.config/umlaut/contexts.yaml,\n"
+		"/etc/umlaut/contexts.yaml; else ipc:///run/umlaut/scheduler.sock.\n"
+		"\nExit status: 0 success, 1 failure, 2 wrong usage, 3 not found, 4 timeout,\n"
+		"5 the scheduler cannot be reached, 6 refused for this key; exec: that of the\n"
+		"command, 128 + N when signal N ended it.\n");
+}
+
+int cmd_help(struct ctl *ctl, int argc, char **argv)
+{
+	const struct verb *v;
+
+	if (argc < 2) {
+		show_verbs(stdout);
+		return EXIT_OK;
+	}
+	v = verb_find(argv[1]);
+	if (!v)
+		return ctl_usage(ctl, "no verb '%s'", argv[1]);
+	(void)fputs(v->help, stdout);
+	return EXIT_OK;
+}
+
+/* Takes --server and --context out of argv, wherever they stand before "--". */
+static int global_options(struct ctl *ctl, int *argc, char **argv)
+{
+	static const char *const names[] = {"--server", "--context"};
+	const char **to[] = {&ctl->server, &ctl->context};
+	int n = 1;
+
+	for (int i = 1; i < *argc; i++) {
+		bool taken = false;
+
+		if (strcmp(argv[i], "--") == 0) {
+			while (i < *argc)
+				argv[n++] = argv[i++];
+			break;
+		}
+		for (int k = 0; k < 2 && !taken; k++) {
+			size_t len = strlen(names[k]);
+
+			if (strncmp(argv[i], names[k], len) != 0)
+				continue;
+			if (argv[i][len] == '=') {
+				*to[k] = argv[i] + len + 1;
+				taken = true;
+			} else if (!argv[i][len]) {
+				if (i + 1 >= *argc)
+					return ctl_fail(EXIT_USAGE, "%s needs a value", names[k]);
+				*to[k] = argv[++i];
+				taken = true;
+			}
+		}
+		if (!taken)
+			argv[n++] = argv[i];
+	}
+	argv[n] = NULL;
+	*argc = n;
+	return 0;
+}
+
+static bool wants_help(int argc, char **argv)
+{
+	for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
+		if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+			return true;
+	return false;
+}
+
+int main(int argc, char **argv)
+{
+	const struct log_config log = {
+		.program = "clusterctl", .instance = "", .level = LOG_ERROR, .fd = 2};
+	struct ctl ctl = {0};
+	static char version[] = "version";
+	const char *names[32];
+	size_t count = 0;
+	int rc;
+
+	log_init(&log);
+	/* A closed pipe is an error of write(), not an end without a word. */
+	(void)sigaction(SIGPIPE, &(const struct sigaction){.sa_handler = SIG_IGN}, NULL);
+	ctl.server = getenv("UMLAUT_SERVER");	/* NOLINT: before any thread */
+	ctl.context = getenv("UMLAUT_CONTEXT"); /* NOLINT */
+	rc = global_options(&ctl, &argc, argv);
+	if (rc)
+		return rc;
+	if (argc < 2) {
+		show_verbs(stderr);
+		return EXIT_USAGE;
+	}
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+		show_verbs(stdout);
+		return EXIT_OK;
+	}
+	if (strcmp(argv[1], "--version") == 0)
+		argv[1] = version;
+	ctl.verb = verb_find(argv[1]);
+	if (!ctl.verb) {
+		const char *near;
+
+		for (const struct verb *v = verbs; v->name && count < 32; v++)
+			names[count++] = v->name;
+		near = str_nearest(argv[1], names, count);
+		return ctl_fail(EXIT_USAGE, "no verb '%s'%s%s%s; 'clusterctl help' lists them",
+			argv[1], near ? ", did you mean '" : "", near ? near : "", near ? "'?" : "");
+	}
+	if (wants_help(argc - 1, argv + 1)) {
+		(void)fputs(ctl.verb->help, stdout);
+		return EXIT_OK;
+	}
+	rc = ctl.verb->run(&ctl, argc - 1, argv + 1);
+	ctl_close(&ctl);
+	if (fflush(stdout) != 0 && rc == EXIT_OK)
+		rc = EXIT_FAILED;
+	return rc;
+}
