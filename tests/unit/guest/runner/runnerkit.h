@@ -36,6 +36,7 @@ struct rk {
 	bool hello, gone, timed_out;
 	unsigned hellos, losts, statuses;
 	int32_t runner_pid;
+	pid_t kernel_pid;
 	Um__Phase phase, last_phase;
 	bool ready, by_request;
 	char reason[256];
@@ -472,6 +473,27 @@ static inline void rk_send_data(struct rk *rk, const void *data, size_t size, bo
 	env.stream_data = &body;
 	if (runnerctl_send(rk->rc, &env, &err) < 0)
 		fail_msg("%s", err_msg(&err));
+}
+
+/* The kernel's main process: the child of the reaper, which is the runner's child. */
+static inline bool rk_find_kernel(struct rk *rk)
+{
+	char path[100];
+	struct buf text;
+
+	rk->kernel_pid = rk->runner_pid;
+	for (int depth = 0; depth < 2; depth++) {
+		(void)snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)rk->kernel_pid,
+			(int)rk->kernel_pid);
+		buf_init(&text);
+		rk->kernel_pid = 0;
+		if (fs_read(path, 4096, &text, NULL) >= 0)
+			rk->kernel_pid = (pid_t)strtol(buf_text(&text), NULL, 10);
+		buf_free(&text);
+		if (rk->kernel_pid <= 0)
+			return false;
+	}
+	return true;
 }
 
 /* ---------------------------------------------------------------- what is left over */

@@ -23,29 +23,6 @@ static void test_boot_exec_stop(void **state)
 	rk_assert_clean(rk);
 }
 
-static pid_t kernel_pid;
-
-/* The kernel's main process: the child of the reaper, which is the runner's child. */
-static bool find_kernel(struct rk *rk)
-{
-	char path[100];
-	struct buf text;
-
-	kernel_pid = rk->runner_pid;
-	for (int depth = 0; depth < 2; depth++) {
-		(void)snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)kernel_pid,
-			(int)kernel_pid);
-		buf_init(&text);
-		kernel_pid = 0;
-		if (fs_read(path, 4096, &text, NULL) >= 0)
-			kernel_pid = (pid_t)strtol(buf_text(&text), NULL, 10);
-		buf_free(&text);
-		if (kernel_pid <= 0)
-			return false;
-	}
-	return true;
-}
-
 /* The value after "KEY:" in a file of /proc. */
 static long proc_value(pid_t pid, const char *file, const char *key, int base)
 {
@@ -73,24 +50,24 @@ static void test_jailed(void **state)
 	struct buf groups;
 
 	rk_boot(rk, "jailed", &(struct rk_options){0});
-	rk_wait(rk, find_kernel);
-	assert_int_equal(proc_value(kernel_pid, "status", "\nUid:\t", 10), RK_UID);
-	assert_int_equal(proc_value(kernel_pid, "status", "\nGid:\t", 10), RK_UID);
-	assert_int_equal(proc_value(kernel_pid, "status", "\nCapEff:\t", 16), 0);
-	assert_int_equal(proc_value(kernel_pid, "status", "\nCapPrm:\t", 16), 0);
-	assert_int_equal(proc_value(kernel_pid, "status", "\nCapBnd:\t", 16), 0);
-	assert_int_equal(proc_value(kernel_pid, "status", "\nNoNewPrivs:\t", 10), 1);
-	assert_int_equal(proc_value(kernel_pid, "status", "\nSeccomp:\t", 10), 2);
+	rk_wait(rk, rk_find_kernel);
+	assert_int_equal(proc_value(rk->kernel_pid, "status", "\nUid:\t", 10), RK_UID);
+	assert_int_equal(proc_value(rk->kernel_pid, "status", "\nGid:\t", 10), RK_UID);
+	assert_int_equal(proc_value(rk->kernel_pid, "status", "\nCapEff:\t", 16), 0);
+	assert_int_equal(proc_value(rk->kernel_pid, "status", "\nCapPrm:\t", 16), 0);
+	assert_int_equal(proc_value(rk->kernel_pid, "status", "\nCapBnd:\t", 16), 0);
+	assert_int_equal(proc_value(rk->kernel_pid, "status", "\nNoNewPrivs:\t", 10), 1);
+	assert_int_equal(proc_value(rk->kernel_pid, "status", "\nSeccomp:\t", 10), 2);
 
 	assert_true(rk_cgroups() > 0);
-	(void)snprintf(path, sizeof(path), "/proc/%d/cgroup", (int)kernel_pid);
+	(void)snprintf(path, sizeof(path), "/proc/%d/cgroup", (int)rk->kernel_pid);
 	buf_init(&groups);
 	assert_true(fs_read(path, 65536, &groups, &err) >= 0);
 	assert_non_null(strstr(buf_text(&groups), "/umlaut/test-"));
 	buf_free(&groups);
 
 	/* Its root: what the jail shows, and no more. */
-	(void)snprintf(path, sizeof(path), "/proc/%d/root", (int)kernel_pid);
+	(void)snprintf(path, sizeof(path), "/proc/%d/root", (int)rk->kernel_pid);
 	DIR *root = opendir(path);
 	struct dirent *e;
 
@@ -118,9 +95,9 @@ static void test_kernel_killed(void **state)
 	struct rk *rk = *state;
 
 	rk_boot(rk, "killed", &(struct rk_options){0});
-	rk_wait(rk, find_kernel);
+	rk_wait(rk, rk_find_kernel);
 	assert_true(rk_processes(NULL) > 2); /* reaper, kernel, its guest's processes */
-	assert_int_equal(kill(kernel_pid, SIGKILL), 0);
+	assert_int_equal(kill(rk->kernel_pid, SIGKILL), 0);
 	rk_wait(rk, rk_has_ended);
 	assert_int_equal(rk->phase, UM__PHASE__FAILED);
 	assert_int_equal(rk->exit_status, 256 + SIGKILL);
@@ -195,10 +172,10 @@ static void test_adopt(void **state)
 	assert_int_equal(rk_exec(rk, "cat /dev/shm/mark || cat /mark"), 0);
 	assert_string_equal(buf_text(&rk->out), "kept\n");
 
-	rk_wait(rk, find_kernel);
+	rk_wait(rk, rk_find_kernel);
 	runnerctl_close(rk->rc);
 	rk->rc = NULL;
-	assert_int_equal(kill(kernel_pid, SIGTERM), 0); /* UML ends with a status */
+	assert_int_equal(kill(rk->kernel_pid, SIGTERM), 0); /* UML ends with a status */
 	rk_wait(rk, runner_left);
 	rk_assert_clean(rk);
 	assert_int_equal(runnerctl_look(rk->guest, &found, &last, &err), 0);
@@ -339,8 +316,8 @@ static void test_reboot(void **state)
 	pid_t before;
 
 	rk_boot(rk, "reboot", &(struct rk_options){.run = "echo x >> /runs"});
-	rk_wait(rk, find_kernel);
-	before = kernel_pid;
+	rk_wait(rk, rk_find_kernel);
+	before = rk->kernel_pid;
 	entry.name = name;
 	entry.ip.data = ip;
 	entry.ip.len = 4;
@@ -364,8 +341,8 @@ static void test_reboot(void **state)
 	rk_wait(rk, rk_stream_ended);
 	rk_wait(rk, booted_twice);
 	assert_int_equal(rk->phase, UM__PHASE__RUNNING);
-	rk_wait(rk, find_kernel);
-	assert_int_equal(kernel_pid, before);
+	rk_wait(rk, rk_find_kernel);
+	assert_int_equal(rk->kernel_pid, before);
 	assert_int_equal(rk_exec(rk, "grep later /etc/hosts; wc -l < /runs"), 0);
 	assert_non_null(strstr(buf_text(&rk->out), "10.1.2.3"));
 	assert_non_null(strstr(buf_text(&rk->out), "2\n"));

@@ -173,6 +173,35 @@ static void test_overrun(void **state)
 	assert_int_equal(rk_exec(rk, "true"), 0);
 }
 
+/* A guest that does not move holds up nobody but itself. */
+static void test_frozen(void **state)
+{
+	struct rk *rk = *state;
+	static uint8_t block[WIRE_STREAM_DATA];
+	Um__StreamOpen open = UM__STREAM_OPEN__INIT;
+	char sleep_path[] = "/bin/sleep", hundred[] = "100";
+	char *argv[] = {sleep_path, hundred};
+
+	rk_wait(rk, rk_find_kernel);
+	assert_int_equal(kill(rk->kernel_pid, SIGSTOP), 0);
+	open.kind = UM__STREAM_KIND__STREAM_EXEC;
+	open.argv = argv;
+	open.n_argv = 2;
+	for (int k = 0; k < 4; k++) {
+		rk_open(rk, &open);
+		for (int i = 0; i < 17; i++)
+			rk_send_data(rk, block, sizeof(block), false);
+		rk_wait(rk, rk_stream_ended);
+		assert_string_equal(rk->end_error, "more data than was granted");
+	}
+	open_kind(rk, UM__STREAM_KIND__STREAM_LOGS, 1, false);
+	rk_wait(rk, rk_stream_ended);
+	assert_string_equal(rk->end_error, "");
+	assert_int_equal(kill(rk->kernel_pid, SIGCONT), 0);
+	assert_int_equal(rk_exec(rk, "echo thawed"), 0);
+	assert_string_equal(buf_text(&rk->out), "thawed\n");
+}
+
 static off_t size_of(struct rk *rk, const char *name)
 {
 	char path[400];
@@ -241,6 +270,7 @@ int main(void)
 		cmocka_unit_test(test_fairness),
 		cmocka_unit_test(test_out),
 		cmocka_unit_test(test_overrun),
+		cmocka_unit_test(test_frozen),
 		cmocka_unit_test(test_rotation),
 		cmocka_unit_test(test_end),
 	};
