@@ -114,7 +114,7 @@ static void check_network(struct check *c, size_t i)
 			"network '%s' is there twice (as number %" PRIu64 " and %zu)", spec->name,
 			other + 1, i + 1);
 	if (!given(spec->subnet) && !given(spec->subnet6))
-		spec_errors_add(c->out, where,
+		spec_errors_add(c->out, check_at(at, where, "subnet"),
 			"network '%s' needs a subnet (like 10.1.0.0/24) or a subnet6 (like "
 			"fd00:1::/64)",
 			spec->name);
