@@ -226,7 +226,7 @@ static void read_map(
 		Um__GuestSpec__EnvEntry *entry; /* all map entries are alike */
 
 		if (p->value->kind == YNODE_SCALAR && ynode_is_null(p->value)) {
-			lab_complain(ctx, p->value->mark.line ? p->value : p->key,
+			lab_complain(ctx, p->key,
 				"'%.60s' has no value (write \"\" for an empty one)", p->key->text);
 			continue;
 		}

@@ -207,7 +207,8 @@ static void check_route(
 		good = false;
 	}
 	if (!given(r->via)) {
-		spec_errors_add(c->out, where, "a route needs `via`, the address of the next hop");
+		spec_errors_add(c->out, check_at(path, where, "via"),
+			"a route needs `via`, the address of the next hop");
 		return;
 	}
 	if (net_addr_parse(r->via, &via, &err) < 0) {
