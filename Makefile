@@ -122,7 +122,7 @@ $(eval $(call program_rules,umlaut-agent,node-agent/main.c,node-agent guest imag
 $(eval $(call program_rules,umlaut-guest,guest/runner/main.c,guest/runner guest lib))
 
 # umlaut-init runs inside guests: static, small, never sanitized.
-INIT_SRC := $(wildcard guest/init/*.c) lib/err.c lib/buf.c lib/str.c lib/net.c lib/wire.c
+INIT_SRC := $(wildcard guest/init/*.c) lib/err.c lib/buf.c lib/str.c lib/net.c lib/wire.c lib/tar.c
 INIT_OBJ := $(patsubst %.c,$(O)/obj-init/%.o,$(INIT_SRC)) $(O)/obj-init/gen/umlaut.pb-c.o
 INIT_CFLAGS = -std=gnu11 -Os -g $(WARN) $(DEFS) $(INCS) -D_FORTIFY_SOURCE=2 -fno-common \
 	-ffunction-sections -fdata-sections -fstack-protector-strong -fno-pie

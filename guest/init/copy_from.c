@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "guest/init/tar.h"
+#include "lib/tar.h"
 #include "lib/str.h"
 
 #define DEPTH_MAX 64

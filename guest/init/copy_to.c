@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #include "guest/init/sys.h"
-#include "guest/init/tar.h"
+#include "lib/tar.h"
 #include "lib/str.h"
 
 #define DIRS_MAX 65536

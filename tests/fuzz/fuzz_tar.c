@@ -1,7 +1,9 @@
-/* The tar parser of umlaut-init: archives come from clients. */
+/* The tar parser: archives come from clients and from guests. */
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "guest/init/tar.c"
+#include "lib/tar.h"
 
 static int on_entry(void *arg, const struct tar_entry *e, struct err *err)
 {

@@ -3,8 +3,8 @@
  * numbers are read too; sparse and multi-volume members are refused.
  * Pure but for malloc.
  */
-#ifndef UMLAUT_GUEST_INIT_TAR_H
-#define UMLAUT_GUEST_INIT_TAR_H
+#ifndef UMLAUT_LIB_TAR_H
+#define UMLAUT_LIB_TAR_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,4 +1,4 @@
-#include "guest/init/tar.h"
+#include "lib/tar.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
-/* The tar writer and parser of umlaut-init against each other, the host's tar, and
- * damaged archives.  The parser is built in: umlaut-init's room is no library. */
+/* The tar writer and parser against each other, the host's tar, and damaged
+ * archives. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,7 +14,7 @@
 
 #include <cmocka.h>
 
-#include "guest/init/tar.c"
+#include "lib/tar.h"
 #include "lib/fs.h"
 #include "lib/proc.h"
 
