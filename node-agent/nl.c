@@ -22,6 +22,10 @@
 /* A batch goes out in pieces of at most this size: below the default limit of
  * a socket's send buffer. */
 #define PIECE_MAX (128u * 1024)
+/* ... and of so many messages, so that the answers fit when all of them fail
+ * (about 800 bytes of socket memory each). */
+#define PIECE_MESSAGES 2000
+#define RECEIVE_ROOM (2 << 20) /* the kernel doubles it */
 #define BUFFER_FIRST (16u * 1024)
 #define RECEIVE_SIZE (64u * 1024)
 #define DUMP_TRIES 8
@@ -49,7 +53,7 @@ struct nl {
 static int open_socket(void *arg, struct err *err)
 {
 	struct nl *nl = arg;
-	const int one = 1, room = 1 << 20;
+	const int one = 1, room = 1 << 20, receive_room = RECEIVE_ROOM;
 
 	nl->socket = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
 	if (!nl->socket || mnl_socket_bind(nl->socket, 0, MNL_SOCKET_AUTOPID) < 0)
@@ -61,8 +65,8 @@ static int open_socket(void *arg, struct err *err)
 	(void)setsockopt(fd, SOL_NETLINK, NETLINK_EXT_ACK, &one, sizeof(one));
 	(void)setsockopt(fd, SOL_NETLINK, NETLINK_GET_STRICT_CHK, &one, sizeof(one));
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
-	if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof(room)) < 0)
-		(void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room));
+	if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &receive_room, sizeof(receive_room)) < 0)
+		(void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &receive_room, sizeof(receive_room));
 	return 0;
 }
 
@@ -278,6 +282,17 @@ static int receive(struct nl *nl, size_t *size)
 	return 0;
 }
 
+/* After an overflow (ENOBUFS) the kernel drops every answer until the queue has
+ * been emptied: without this the next request would wait for ever. */
+static void drain(struct nl *nl)
+{
+	int fd = mnl_socket_get_fd(nl->socket);
+
+	while (recv(fd, nl->receive, sizeof(nl->receive), MSG_DONTWAIT) >= 0 || errno == EINTR ||
+		errno == ENOBUFS)
+		;
+}
+
 /* A piece of a batch on its way. */
 struct piece {
 	struct nl *nl;
@@ -330,8 +345,10 @@ static int send_piece(struct piece *p, size_t size)
 		size_t got = 0;
 		int rc = receive(nl, &got), left;
 
-		if (rc < 0)
+		if (rc < 0) {
+			drain(nl);
 			return err_errno(p->err, rc, "receive from netlink");
+		}
 		left = (int)got;
 		for (const struct nlmsghdr *h = (const void *)nl->receive; mnl_nlmsg_ok(h, left);
 			h = mnl_nlmsg_next(h, &left))
@@ -364,7 +381,8 @@ int nl_commit(struct nl *nl, struct err *err)
 			at += align4(h->nlmsg_len);
 			index++;
 			seq++;
-		} while (at < nl->size && at - p.offset < PIECE_MAX - NL_MSG_MAX);
+		} while (at < nl->size && at - p.offset < PIECE_MAX - NL_MSG_MAX &&
+			 index - p.index < PIECE_MESSAGES);
 		p.last = seq - 1;
 		h->nlmsg_flags |= NLM_F_ACK;
 		int one = send_piece(&p, at - p.offset);
@@ -424,8 +442,10 @@ static int ask(
 		int left;
 
 		rc = receive(nl, &got);
-		if (rc < 0)
+		if (rc < 0) {
+			drain(nl);
 			return err_errno(err, rc, "receive from netlink");
+		}
 		left = (int)got;
 		for (const struct nlmsghdr *h = (const void *)nl->receive;
 			rc == ANSWER_MORE && mnl_nlmsg_ok(h, left); h = mnl_nlmsg_next(h, &left))
