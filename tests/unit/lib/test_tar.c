@@ -17,6 +17,7 @@
 #include "lib/tar.h"
 #include "lib/fs.h"
 #include "lib/proc.h"
+#include "lib/str.h"
 
 struct seen {
 	struct tar_entry last;
