@@ -116,7 +116,7 @@ $(BIN)/$(1): $(call obj,$(2)) $(foreach r,$(3),$(call room_lib,$(r))) $(PROTO_O)
 	$$(Q)$$(CC) $$(ALL_LDFLAGS) -o $$@ $(call obj,$(2)) -Wl,--start-group \
 		$(foreach r,$(3),$(call room_lib,$(r))) -Wl,--end-group $(PROTO_O) $$(PKG_LIBS) -lm
 endef
-$(eval $(call program_rules,clusterctl,clusterctl/main.c,clusterctl spec image guest/image lib))
+$(eval $(call program_rules,clusterctl,clusterctl/main.c,clusterctl spec image guest/image guest lib))
 $(eval $(call program_rules,umlaut-scheduler,scheduler/main.c,scheduler/serve scheduler/core scheduler/store spec image lib))
 $(eval $(call program_rules,umlaut-agent,node-agent/main.c,node-agent guest image lib))
 $(eval $(call program_rules,umlaut-guest,guest/runner/main.c,guest/runner guest lib))

@@ -1,0 +1,119 @@
+/* start, stop, restart, token, version. */
+#include <stdio.h>
+#include <string.h>
+
+#include "clusterctl/ctl.h"
+#include "lib/units.h"
+
+#define CALL_MS 60000u
+
+static int guest_verb(struct ctl *ctl, int argc, char **argv, Um__GuestVerb verb)
+{
+	const struct opt opts[] = {OPT_LAST};
+	Um__Envelope env = wire_env(0);
+	Um__GuestAction r = UM__GUEST_ACTION__INIT;
+	struct err err = ERR_INIT;
+	int n = opt_parse(ctl, argc, argv, opts, NULL), rc;
+
+	if (n < 0)
+		return -n;
+	if (n < 2)
+		return ctl_usage(ctl, "which guest? (DEPLOYMENT/GUEST, or 'DEPLOYMENT/*' for all)");
+	rc = ctl_connect(ctl);
+	if (rc)
+		return rc;
+	r.guests = argv + 1;
+	r.n_guests = (size_t)(n - 1);
+	r.verb = verb;
+	env.body_case = UM__ENVELOPE__BODY_GUEST_ACTION;
+	env.guest_action = &r;
+	return ctl_call(ctl, &env, CALL_MS, NULL, NULL, &err) < 0 ? ctl_fail_err(&err) : EXIT_OK;
+}
+
+int cmd_start(struct ctl *ctl, int argc, char **argv)
+{
+	return guest_verb(ctl, argc, argv, UM__GUEST_VERB__GUEST_START);
+}
+
+int cmd_stop(struct ctl *ctl, int argc, char **argv)
+{
+	return guest_verb(ctl, argc, argv, UM__GUEST_VERB__GUEST_STOP);
+}
+
+int cmd_restart(struct ctl *ctl, int argc, char **argv)
+{
+	return guest_verb(ctl, argc, argv, UM__GUEST_VERB__GUEST_RESTART);
+}
+
+static int print_token(void *arg, const Um__Envelope *env)
+{
+	(void)arg;
+	if (env->body_case == UM__ENVELOPE__BODY_TOKEN_REPLY)
+		(void)puts(env->token_reply->token);
+	return 0;
+}
+
+int cmd_token(struct ctl *ctl, int argc, char **argv)
+{
+	const char *role = "agent", *ttl = NULL;
+	const struct opt opts[] = {
+		{OPT_TEXT, "role", 0, &role}, {OPT_TEXT, "ttl", 0, &ttl}, OPT_LAST};
+	Um__Envelope env = wire_env(0);
+	Um__TokenRequest r = UM__TOKEN_REQUEST__INIT;
+	struct err err = ERR_INIT;
+	uint64_t ms = 0;
+	int n = opt_parse(ctl, argc, argv, opts, NULL), rc;
+
+	if (n < 0)
+		return -n;
+	if (n != 2 || strcmp(argv[1], "create") != 0)
+		return ctl_usage(ctl, "token create [--role ROLE] [--ttl TIME]");
+	if (ttl && (units_parse_duration(ttl, &ms, &err) < 0 || ms > UINT32_MAX))
+		return ctl_usage(ctl, "--ttl: %s", err.code ? err_msg(&err) : "at most 49 days");
+	rc = ctl_connect(ctl);
+	if (rc)
+		return rc;
+	r.role = (char *)(uintptr_t)role;
+	r.ttl_ms = (uint32_t)ms;
+	env.body_case = UM__ENVELOPE__BODY_TOKEN_REQUEST;
+	env.token_request = &r;
+	return ctl_call(ctl, &env, CALL_MS, print_token, NULL, &err) < 0 ? ctl_fail_err(&err)
+									 : EXIT_OK;
+}
+
+static int print_info(void *arg, const Um__Envelope *env)
+{
+	const Um__ServerInfo *s = env->server_info;
+	char age[32];
+
+	(void)arg;
+	if (env->body_case != UM__ENVELOPE__BODY_SERVER_INFO)
+		return 0;
+	(void)printf("scheduler  %s, up %s, store %s\ncluster    %s\nrole       %s\n", s->version,
+		out_age(age, s->started_at), s->store, s->cluster_id, s->role);
+	return 0;
+}
+
+int cmd_version(struct ctl *ctl, int argc, char **argv)
+{
+	bool client = false;
+	const struct opt opts[] = {{OPT_FLAG, "client", 0, &client}, OPT_LAST};
+	Um__Envelope env = wire_env(0);
+	Um__ClientHello hello = UM__CLIENT_HELLO__INIT;
+	struct err err = ERR_INIT;
+	int n = opt_parse(ctl, argc, argv, opts, NULL), rc;
+
+	if (n < 0)
+		return -n;
+	(void)printf("clusterctl %s, protocol %u.%u\n", UMLAUT_VERSION, WIRE_MAJOR, WIRE_MINOR);
+	if (client)
+		return EXIT_OK;
+	rc = ctl_connect(ctl);
+	if (rc)
+		return rc;
+	hello.version = (char *)(uintptr_t)UMLAUT_VERSION;
+	env.body_case = UM__ENVELOPE__BODY_CLIENT_HELLO;
+	env.client_hello = &hello;
+	return ctl_call(ctl, &env, CALL_MS, print_info, NULL, &err) < 0 ? ctl_fail_err(&err)
+									: EXIT_OK;
+}

@@ -1,0 +1,24 @@
+/* show: rows of the lists as tables and as JSON. */
+#ifndef UMLAUT_CLUSTERCTL_SHOW_H
+#define UMLAUT_CLUSTERCTL_SHOW_H
+
+#include "clusterctl/ctl.h"
+#include "lib/json.h"
+
+struct kind {
+	Um__Kind kind;
+	const char *names[4]; /* "guests", "guest", "g" */
+	const char *const *columns, *const *wide;
+	size_t column_count, wide_count;
+};
+
+const struct kind *kind_find(const char *name);
+const char *kind_names(void); /* "hosts, guests, ..." */
+
+/* One row of REPLY is one object; ROW counts from 0.  False: no such row. */
+bool show_json(const Um__GetReply *reply, Um__Kind kind, size_t row, struct json *j);
+bool show_cells(const Um__GetReply *reply, Um__Kind kind, size_t row, bool wide, struct table *t);
+const char *show_name(const Um__GetReply *reply, Um__Kind kind, size_t row);
+size_t show_count(const Um__GetReply *reply, Um__Kind kind);
+
+#endif

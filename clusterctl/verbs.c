@@ -1,0 +1,152 @@
+/* The verbs of clusterctl and their help: one table. */
+#include <string.h>
+
+#include "clusterctl/ctl.h"
+
+const struct verb verbs[] = {
+	{"apply", "make the cluster as a lab file says", cmd_apply,
+		"usage: clusterctl apply -f FILE [--dry-run] [--wait] [--timeout TIME]\n"
+		"\n"
+		"Reads a lab (docs/reference/yaml.md), shows what it changes (+ create, ~ change,\n"
+		"! replace with a new disk, - delete) and carries it out.  The same file again\n"
+		"changes nothing.\n"
+		"\n"
+		"  -f, --file FILE  a file, a folder of *.yaml, or - for standard input; may be "
+		"repeated\n"
+		"  --dry-run        only show the plan, and whether it fits\n"
+		"  --wait           until all guests are ready\n"
+		"  --timeout TIME   of --wait (default 5m); exit status 4 when it passes\n"
+		"\n"
+		"examples:\n"
+		"  clusterctl apply -f lab.yaml --wait\n"
+		"  sed s/count:.3/count:.9/ lab.yaml | clusterctl apply -f - --dry-run\n"},
+	{"delete", "remove a deployment with its guests and disks", cmd_delete,
+		"usage: clusterctl delete DEPLOYMENT... | -f FILE [--dry-run] [--wait] [--timeout "
+		"TIME]\n"
+		"\n"
+		"Ends the guests and removes their disks and networks.\n"
+		"\n"
+		"  -f, --file FILE  the deployments that these lab files name\n"
+		"  --dry-run        only show what would go\n"
+		"  --wait           until nothing is left\n"
+		"  --timeout TIME   of --wait (default 5m)\n"
+		"\n"
+		"example: clusterctl delete hello --wait\n"},
+	{"get", "list hosts, guests, networks, images, kernels, deployments, events", cmd_get,
+		"usage: clusterctl get KIND [NAME...] [-o FORMAT] [--watch] [filters]\n"
+		"\n"
+		"KIND: hosts, guests, networks, images, kernels, deployments, events (also in the\n"
+		"singular).  Guests are named DEPLOYMENT/GUEST.\n"
+		"\n"
+		"  -o, --output FORMAT    table (default), wide, json, yaml, name\n"
+		"  -w, --watch            then the changes as they come; json: an object a line\n"
+		"  -d, --deployment NAME  only of this deployment\n"
+		"  --host NAME            only on this host\n"
+		"  --state STATE          only in this state (running, pending, failed, ready "
+		"...)\n"
+		"  -n, --limit N          events: the newest N\n"
+		"\n"
+		"JSON is a contract: docs/reference/clusterctl.md lists the fields.\n"
+		"\n"
+		"examples:\n"
+		"  clusterctl get guests --deployment hello -o json | jq '.[].name'\n"
+		"  clusterctl get events -w\n"},
+	{"describe", "all about one object, with its latest events", cmd_describe,
+		"usage: clusterctl describe KIND NAME\n"
+		"\n"
+		"example: clusterctl describe guest hello/web-1\n"},
+	{"logs", "the console of a guest", cmd_logs,
+		"usage: clusterctl logs [-f] [--tail N] GUEST\n"
+		"\n"
+		"  -f, --follow  go on with what comes\n"
+		"  --tail N      only the last N lines\n"
+		"\n"
+		"example: clusterctl logs -f --tail 20 hello/router\n"},
+	{"exec", "run a command in a guest", cmd_exec,
+		"usage: clusterctl exec [-i] [-t] GUEST [--] COMMAND [ARGUMENT...]\n"
+		"\n"
+		"Runs it out of band: the guest needs no network.  The exit status is the\n"
+		"command's; 128 + N when signal N ended it.\n"
+		"\n"
+		"  -i, --stdin  pass on standard input\n"
+		"  -t, --tty    with a terminal\n"
+		"\n"
+		"examples:\n"
+		"  clusterctl exec hello/web-1 -- ip addr\n"
+		"  clusterctl exec -it hello/web-1 -- sh\n"
+		"  tar c . | clusterctl exec -i hello/web-1 -- tar x -C /srv\n"},
+	{"console", "the console of a guest, both ways", cmd_console,
+		"usage: clusterctl console GUEST\n"
+		"\n"
+		"Ctrl-] leaves it.\n"},
+	{"cp", "copy files and folders into and out of guests", cmd_cp,
+		"usage: clusterctl cp SOURCE TARGET\n"
+		"\n"
+		"One of them is GUEST:PATH.  Folders are copied whole, with modes and links.  A\n"
+		"TARGET that is a folder gets the source in it, another name becomes the "
+		"source's.\n"
+		"\n"
+		"examples:\n"
+		"  clusterctl cp site hello/web-1:/www\n"
+		"  clusterctl cp hello/web-1:/etc/hosts .\n"},
+	{"start", "start stopped or failed guests", cmd_start,
+		"usage: clusterctl start GUEST...   ('DEPLOYMENT/*': all of a deployment)\n"},
+	{"stop", "shut guests down cleanly; their disks stay", cmd_stop,
+		"usage: clusterctl stop GUEST...   ('DEPLOYMENT/*': all of a deployment)\n"},
+	{"restart", "restart guests; their disks stay", cmd_restart,
+		"usage: clusterctl restart GUEST...   ('DEPLOYMENT/*': all of a deployment)\n"},
+	{"image", "build, add, list and remove images", cmd_image,
+		"usage: clusterctl image build busybox [--name NAME] [--size SIZE] [--replace]\n"
+		"       clusterctl image add NAME --from FOLDER|TAR|RAW [--size SIZE] [--replace]\n"
+		"       clusterctl image ls [-o FORMAT]\n"
+		"       clusterctl image rm NAME... [--force]\n"
+		"\n"
+		"An image is the root file system of guests.  Neither root nor loop devices are\n"
+		"needed.\n"
+		"\n"
+		"  --size SIZE  of the file system (default: what is needed, and some room)\n"
+		"  --replace    give a name that is taken to the new one; guests keep the old\n"
+		"  --force      remove the name though guests use it\n"
+		"\n"
+		"example: docker export c1 > root.tar; clusterctl image add my --from root.tar\n"},
+	{"kernel", "add, list and remove kernels", cmd_kernel,
+		"usage: clusterctl kernel add NAME FILE [--modules FOLDER] [--replace]\n"
+		"       clusterctl kernel ls [-o FORMAT]\n"
+		"       clusterctl kernel rm NAME... [--force]\n"
+		"\n"
+		"Any User-Mode Linux binary.  Guests that name none get 'fast', else 'debian'.\n"
+		"\n"
+		"  --modules FOLDER  its modules (such as /usr/lib/uml/modules), for /lib/modules\n"
+		"\n"
+		"example: clusterctl kernel add debian /usr/bin/linux.uml --modules "
+		"/usr/lib/uml/modules\n"},
+	{"token", "make a token with which a host or a user joins", cmd_token,
+		"usage: clusterctl token create [--role agent|viewer|operator|admin] [--ttl TIME]\n"
+		"\n"
+		"Prints one line.  A host joins with: umlaut-agent --token TOKEN ...\n"},
+	{"context", "which clusters are known", cmd_context,
+		"usage: clusterctl context [ls|show]\n"
+		"\n"
+		"Contexts are kept in a file ('clusterctl help' says where):\n"
+		"\n"
+		"  current: lab\n"
+		"  contexts:\n"
+		"    lab:\n"
+		"      endpoint: tcp://10.0.0.1:7711\n"
+		"      server_key: KEY       # 'public' of the scheduler's scheduler.key\n"
+		"      key_file: /home/me/admin.key\n"
+		"    here:\n"
+		"      endpoint: ipc:///run/umlaut/scheduler.sock\n"},
+	{"version", "versions of this program and of the scheduler", cmd_version,
+		"usage: clusterctl version [--client]\n"},
+	{"help", "this, or a verb's help", cmd_help, "usage: clusterctl help [VERB]\n"},
+	{NULL, NULL, NULL, NULL},
+};
+
+const struct verb *verb_find(const char *name)
+{
+	for (const struct verb *v = verbs; v->name; v++)
+		if (strcmp(v->name, name) == 0)
+			return v;
+	return NULL;
+}
