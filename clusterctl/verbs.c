@@ -104,7 +104,7 @@ const struct verb verbs[] = {
 		"An image is the root file system of guests.  Neither root nor loop devices are\n"
 		"needed.\n"
 		"\n"
-		"  --size SIZE  of the file system (default: what is needed, and some room)\n"
+		"  --size SIZE  of the file system; default: what is needed, and some room\n"
 		"  --replace    give a name that is taken to the new one; guests keep the old\n"
 		"  --force      remove the name though guests use it\n"
 		"\n"
