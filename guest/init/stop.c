@@ -18,6 +18,7 @@
 #include "lib/str.h"
 
 #define TIMEOUT_DEFAULT_MS 10000
+#define ASK_AGAIN_MS 250     /* an init that has just begun does not hear yet */
 #define LOOK_MS 20	     /* between looks at what still runs */
 #define INIT_GRACE_MS 700    /* of busybox's second between SIGTERM and SIGKILL */
 #define KILL_GRACE_MS 1000   /* for killed processes to be gone */
@@ -158,7 +159,8 @@ static void spawn_poweroff(bool restart)
 		close(null);
 }
 
-static void ask_init(bool restart)
+/* True: asked by a signal, which may come again. */
+static bool ask_init(bool restart)
 {
 	char comm[64] = "", exe[256] = "";
 	ssize_t n;
@@ -170,8 +172,11 @@ static void ask_init(bool restart)
 		(void)kill(1, SIGRTMIN + (restart ? 5 : 4));
 	else if (strstr(exe, "busybox"))
 		(void)kill(1, restart ? SIGTERM : SIGUSR2);
-	else
+	else {
 		spawn_poweroff(restart);
+		return false;
+	}
+	return true;
 }
 
 /* ---------------------------------------------------------------- transitions */
@@ -194,12 +199,12 @@ void stop_begin(struct stop *s, uint32_t timeout_ms, bool restart)
 	if (s->pid1) {
 		s->state = STOP_TERM;
 		signal_all(SIGTERM);
-		/* Interactive shells heed only this; stopped processes only after that. */
+		/* As in stop_from_init(). */
 		signal_all(SIGHUP);
 		signal_all(SIGCONT);
 	} else if (s->state == STOP_NONE) {
 		s->state = STOP_ASKED;
-		ask_init(restart);
+		s->t_look = ask_init(restart) ? now + ASK_AGAIN_MS : UINT64_MAX;
 	}
 }
 
@@ -211,6 +216,9 @@ void stop_from_init(struct stop *s)
 		return;
 	s->theirs = s->state == STOP_NONE;
 	s->state = STOP_TERM;
+	/* The shell on the console heeds only this; stopped processes only after that. */
+	signal_all(SIGHUP);
+	signal_all(SIGCONT);
 	s->t_kill = now + INIT_GRACE_MS;
 	s->t_look = now + LOOK_MS;
 }
@@ -228,7 +236,7 @@ uint64_t stop_wakeup(const struct stop *s)
 	if (s->state == STOP_NONE)
 		return 0;
 	at = s->state == STOP_KILL ? s->t_end : s->t_kill;
-	if (!s->pid1 && s->state != STOP_ASKED && s->t_look < at)
+	if (!s->pid1 && s->t_look < at)
 		at = s->t_look;
 	return at;
 }
@@ -245,7 +253,12 @@ void stop_tick(struct stop *s, uint64_t now)
 		enter_kill(s, now);
 		return;
 	}
+	if (s->state == STOP_ASKED) {
+		(void)ask_init(s->reboot);
+		s->t_look = now + ASK_AGAIN_MS;
+		return;
+	}
 	s->t_look = now + LOOK_MS;
-	if (!s->pid1 && s->state != STOP_ASKED && !others_run())
+	if (!s->pid1 && !others_run())
 		finish(s);
 }
