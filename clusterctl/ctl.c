@@ -79,8 +79,8 @@ static void on_message(void *arg, struct zsock *sock, const struct zpeer *peer,
 		ctl->on_stray(ctl->stray_arg, env);
 }
 
-static void on_bad(void *arg, struct zsock *sock, const struct zpeer *peer, uint64_t id,
-	const struct err *err)
+static void on_bad(
+	void *arg, struct zsock *sock, const struct zpeer *peer, uint64_t id, const struct err *err)
 {
 	struct ctl *ctl = arg;
 
@@ -99,7 +99,9 @@ static void on_state(void *arg, struct zsock *sock, bool up, const char *detail)
 	ctl->up = up;
 	if (!up && strcmp(detail, "disconnected") != 0)
 		(void)str_format(ctl->refused, sizeof(ctl->refused), "%.180s", detail);
-	if (up || *ctl->refused)
+	if (!up)
+		ctl->downs++;
+	if (up || *ctl->refused || ctl->on_stray)
 		loop_stop(ctl->loop);
 }
 
@@ -399,14 +401,16 @@ int opt_parse(const struct ctl *ctl, int argc, char **argv, const struct opt *op
 			continue;
 		}
 		equals = strchr(arg, '=');
-		o = find_opt(opts, arg + 2,
-			equals ? (size_t)(equals - arg - 2) : strlen(arg + 2), 0);
+		o = find_opt(
+			opts, arg + 2, equals ? (size_t)(equals - arg - 2) : strlen(arg + 2), 0);
 		if (!o)
 			return unknown(ctl, arg, opts);
 		if (o->kind == OPT_FLAG && equals)
 			return -ctl_usage(ctl, "--%s takes no value", o->name);
-		value = o->kind == OPT_FLAG ? NULL : equals ? equals + 1 : i + 1 < argc ? argv[++i]
-											: NULL;
+		value = o->kind == OPT_FLAG ? NULL
+			: equals	    ? equals + 1
+			: i + 1 < argc	    ? argv[++i]
+					    : NULL;
 		if (o->kind != OPT_FLAG && !value)
 			return -ctl_usage(ctl, "--%s needs a value", o->name);
 		rc = take(ctl, o, value);

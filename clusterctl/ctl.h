@@ -46,6 +46,7 @@ struct ctl {
 	struct rpc *rpc;
 	const struct verb *verb; /* the one that runs */
 	bool up;
+	unsigned downs; /* how often the connection was lost: streams do not survive it */
 	char endpoint[256];
 	char refused[200]; /* why the connection does not come up */
 	/* Streams: what is not a reply to a request comes here. */
