@@ -23,8 +23,8 @@ struct console {
 	struct loop *loop;
 	int fd; /* -1: the guest has ended */
 	struct loop_fd *watch;
-	struct loop_timer *pause;
-	bool paused;
+	struct loop_timer *pause, *typing;
+	bool paused, typed;    /* typed: the step's bytes are given */
 	uint64_t window_start; /* of the rate */
 	size_t window_bytes;
 	const struct console_ops *ops;
@@ -147,7 +147,8 @@ uint64_t console_generation(const struct console *c)
 
 static void set_want(struct console *c)
 {
-	unsigned events = (c->paused ? 0u : LOOP_READ) | (c->input.size ? LOOP_WRITE : 0u);
+	unsigned events =
+		(c->paused ? 0u : LOOP_READ) | (c->input.size && !c->typed ? LOOP_WRITE : 0u);
 
 	if (c->watch)
 		(void)loop_fd_want(c->watch, events);
@@ -198,27 +199,30 @@ static void throttle(struct console *c, size_t size)
 	loop_timer_arm(c->pause, c->window_start + WINDOW_MS - now);
 }
 
+static void on_typing(void *arg)
+{
+	struct console *c = arg;
+
+	c->typed = false;
+	set_want(c);
+}
+
 static void write_input(struct console *c)
 {
-	size_t taken = 0;
+	size_t size = c->input.size < CONSOLE_TYPE_BYTES ? c->input.size : CONSOLE_TYPE_BYTES;
+	ssize_t n = send(c->fd, c->input.data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
 
-	while (c->input.size) {
-		ssize_t n = send(c->fd, c->input.data, c->input.size, MSG_DONTWAIT | MSG_NOSIGNAL);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			break;
-		buf_consume(&c->input, (size_t)n);
-		taken += (size_t)n;
-	}
+	if (n <= 0)
+		return; /* full: the loop tells when it is not */
+	buf_consume(&c->input, (size_t)n);
 	if (c->input.size == 0) {
 		buf_free(&c->input);
 		c->input.limit = CONSOLE_INPUT_MAX;
 	}
+	c->typed = true;
+	loop_timer_arm(c->typing, CONSOLE_TYPE_MS);
 	set_want(c);
-	if (taken)
-		c->ops->on_input(c->arg, taken);
+	c->ops->on_input(c->arg, (size_t)n);
 }
 
 static void on_fd(void *arg, unsigned events)
@@ -227,7 +231,7 @@ static void on_fd(void *arg, unsigned events)
 	size_t n, total = 0;
 	int i;
 
-	if (events & LOOP_WRITE)
+	if ((events & LOOP_WRITE) && c->input.size && !c->typed)
 		write_input(c);
 	if (!(events & (LOOP_READ | LOOP_HUP)))
 		return;
@@ -267,6 +271,8 @@ int console_open(struct loop *loop, int fd, const struct console_config *config,
 		rc = log_open(c, err);
 	if (rc >= 0)
 		rc = loop_timer_open(loop, "console pause", on_resume, c, &c->pause, err);
+	if (rc >= 0)
+		rc = loop_timer_open(loop, "console typing", on_typing, c, &c->typing, err);
 	if (rc >= 0)
 		rc = loop_fd_open(loop, "console", fd, on_fd, c, &c->watch, err);
 	if (rc < 0) {
@@ -309,6 +315,7 @@ void console_finish(struct console *c)
 	loop_fd_close(c->watch);
 	c->watch = NULL;
 	loop_timer_disarm(c->pause);
+	loop_timer_disarm(c->typing);
 	(void)close(c->fd);
 	c->fd = -1;
 	if (total)
@@ -321,6 +328,7 @@ void console_close(struct console *c)
 		return;
 	loop_fd_close(c->watch);
 	loop_timer_close(c->pause);
+	loop_timer_close(c->typing);
 	if (c->fd >= 0)
 		(void)close(c->fd);
 	if (c->log >= 0)

@@ -10,6 +10,12 @@
  *
  * A guest that floods its console is read at CONSOLE_RATE and no faster (it then
  * waits in its own write), so it cannot keep the host's disk and CPU busy.
+ *
+ * What is typed is given to the guest in small steps (CONSOLE_TYPE_BYTES each
+ * CONSOLE_TYPE_MS): a UML console that is ever throttled by its tty (4 KiB unread)
+ * reads no more, for ever, and a terminal has no acknowledgements as the agent's
+ * line has.  So a large paste reaches a program that reads, and only one that does
+ * not read can lose its input.
  */
 #ifndef UMLAUT_GUEST_RUNNER_CONSOLE_H
 #define UMLAUT_GUEST_RUNNER_CONSOLE_H
@@ -18,7 +24,9 @@
 #include "lib/loop.h"
 
 #define CONSOLE_RING (32u << 10)
-#define CONSOLE_RATE (16u << 20)     /* bytes a second */
+#define CONSOLE_RATE (16u << 20) /* bytes a second */
+#define CONSOLE_TYPE_BYTES 512u
+#define CONSOLE_TYPE_MS 10
 #define CONSOLE_INPUT_MAX (1u << 20) /* typed and not yet taken by the guest */
 #define CONSOLE_MAX_DEFAULT (4u << 20)
 

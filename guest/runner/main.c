@@ -20,6 +20,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/capability.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -191,6 +193,32 @@ static int write_id(const char *dir, struct err *err)
 	return fs_write_atomic(path, text, strlen(text), 0600, err);
 }
 
+/* What a runner still needs when its guest runs: to end processes of the guest's
+ * user, and to reach and clear that user's folder (mconsole).  It reads what a guest
+ * sends, so the rest goes, for good. */
+static int drop_privileges(struct err *err)
+{
+	static const cap_value_t keep[] = {CAP_KILL, CAP_DAC_OVERRIDE};
+	const int count = (int)(sizeof(keep) / sizeof(keep[0]));
+	cap_t caps;
+	cap_value_t cap;
+	int rc = 0;
+
+	if (geteuid() != 0)
+		return 0;
+	caps = cap_init();
+	if (!caps)
+		return err_set(err, -ENOMEM, "out of memory");
+	for (cap = 0; cap_get_bound(cap) >= 0; cap++)
+		(void)cap_drop_bound(cap); /* without CAP_SETPCAP it has no more than we */
+	if (cap_set_flag(caps, CAP_PERMITTED, count, keep, CAP_SET) < 0 ||
+		cap_set_flag(caps, CAP_EFFECTIVE, count, keep, CAP_SET) < 0 ||
+		cap_set_proc(caps) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		rc = err_errno(err, errno, "drop privileges");
+	(void)cap_free(caps);
+	return rc;
+}
+
 /* ---------------------------------------------------------------- running */
 
 struct program {
@@ -216,6 +244,8 @@ static int serve(struct program *p, const char *dir, bool *ready, struct err *er
 		rc = run_open(p->loop, dir, &p->run, err);
 	if (rc >= 0)
 		rc = loop_signal_open(p->loop, SIGTERM, on_term, p, &p->term, err);
+	if (rc >= 0)
+		rc = drop_privileges(err);
 	if (rc >= 0) {
 		(void)malloc_trim(0);
 		say_ready(ready, NULL);

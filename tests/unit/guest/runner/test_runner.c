@@ -402,7 +402,98 @@ static void test_run_fails(void **state)
 	rk_finish(rk);
 }
 
-/* Without a jail, and without our agent in the guest: disks are flushed. */
+/* A kernel that panics says why. */
+static void test_panic(void **state)
+{
+	struct rk *rk = *state;
+
+	rk_boot(rk, "panic", &(struct rk_options){0});
+	rk_open_exec(rk, "echo c > /proc/sysrq-trigger");
+	rk_wait(rk, rk_has_ended);
+	assert_int_equal(rk->phase, UM__PHASE__FAILED);
+	assert_true(rk->exit_status > 0);
+	assert_string_equal(rk->reason, "Kernel panic - not syncing: sysrq triggered crash");
+	rk_finish(rk);
+	rk_assert_clean(rk);
+}
+
+static bool has_prompt(struct rk *rk)
+{
+	return rk->ended || rk->gone || strstr(buf_text(&rk->out), "# ");
+}
+
+static bool has_typed(struct rk *rk)
+{
+	return rk->ended || rk->gone || strstr(buf_text(&rk->out), "typed-42");
+}
+
+/* No agent of ours in the guest: what it wrote is on the disk after a stop. */
+static void test_without_agent(void **state)
+{
+	struct rk *rk = *state;
+	static const char text[] = "mount -o remount,rw /; echo precious > /precious; "
+				   "echo typed-$((6*7))\n";
+	Um__StreamOpen open = UM__STREAM_OPEN__INIT;
+	char cow[400], merged[400];
+	struct err err = ERR_INIT;
+
+	rk_new_guest(rk, "bare");
+	rk_start(rk, &(struct rk_options){.no_initrd = true});
+	rk_wait(rk, rk_is_up);
+	open.kind = UM__STREAM_KIND__STREAM_CONSOLE;
+	rk_open(rk, &open);
+	rk_wait(rk, has_prompt);
+	rk_send_data(rk, text, sizeof(text) - 1, false);
+	rk_wait(rk, has_typed);
+	assert_int_equal(rk->phase, UM__PHASE__STARTING); /* as far as we know */
+	assert_int_equal(runnerctl_stop(rk->rc, 20000, false, &err), 0);
+	rk_finish(rk);
+	assert_int_equal(rk->phase, UM__PHASE__STOPPED);
+	assert_string_equal(rk->reason, "stopped on request, disks flushed");
+	rk_assert_clean(rk);
+
+	(void)snprintf(cow, sizeof(cow), "%s/cow", rk->guest);
+	(void)snprintf(merged, sizeof(merged), "%s/merged", rk->dir);
+	assert_int_equal(
+		kit_wait(kit_spawn((const char *[]){"uml_moo", "-b", rk->image, cow, merged, NULL},
+				 NULL, NULL),
+			30000),
+		0);
+	char log[400];
+	struct buf out;
+
+	(void)snprintf(log, sizeof(log), "%s/debugfs.log", rk->dir);
+	assert_int_equal(
+		kit_wait(kit_spawn((const char *[]){"debugfs", "-R", "cat /precious", merged, NULL},
+				 NULL, log),
+			30000),
+		0);
+	buf_init(&out);
+	assert_int_equal(fs_read(log, 4096, &out, &err), 0);
+	assert_non_null(strstr(buf_text(&out), "precious\n"));
+	buf_free(&out);
+}
+
+/* What the runner keeps while the guest runs. */
+static void test_privileges(void **state)
+{
+	struct rk *rk = *state;
+
+	rk_boot(rk, "privileges", &(struct rk_options){0});
+	assert_int_equal(proc_value(rk->runner_pid, "status", "\nCapEff:\t", 16), 0x22);
+	assert_int_equal(proc_value(rk->runner_pid, "status", "\nCapBnd:\t", 16), 0);
+	assert_int_equal(proc_value(rk->runner_pid, "status", "\nNoNewPrivs:\t", 10), 1);
+	/* The host shuts down: SIGTERM stops the guest, not by the user's request. */
+	assert_int_equal(kill(rk->runner_pid, SIGTERM), 0);
+	rk_wait(rk, rk_has_ended);
+	assert_int_equal(rk->phase, UM__PHASE__STOPPED);
+	assert_false(rk->by_request);
+	assert_int_equal(rk->exit_status, 0);
+	rk_finish(rk);
+	rk_assert_clean(rk);
+}
+
+/* Without a jail. */
 static void test_none(void **state)
 {
 	struct rk *rk = *state;
@@ -430,6 +521,9 @@ int main(void)
 		cmocka_unit_test(test_reboot),
 		cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_run_fails),
+		cmocka_unit_test(test_panic),
+		cmocka_unit_test(test_without_agent),
+		cmocka_unit_test(test_privileges),
 		cmocka_unit_test(test_none),
 	};
 
