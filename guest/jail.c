@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -133,6 +134,10 @@ static __attribute__((noreturn)) void run_program(const struct jail_spec *spec, 
 	if (fd >= 0 && place_fds(spec, fd, &err) >= 0) {
 		default_signals();
 		(void)umask(077);
+		/* UML restarts itself without randomisation anyway; without it from the
+		 * start, the gap that it must map as guest memory is small, always the same,
+		 * and costs no page structures: up to 20 MB more for a guest of 64 MB. */
+		(void)personality(ADDR_NO_RANDOMIZE);
 		(void)execve(spec->argv[0], (char *const *)(uintptr_t)spec->argv,
 			(char *const *)(uintptr_t)spec->envp);
 		(void)err_errno(&err, errno, "jail: execute %s", spec->argv[0]);
