@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -142,6 +143,8 @@ MAYBE void vm_boot(struct vm *vm, struct vm_world *w, const char *name, const ch
 		/* Not close-on-exec: the line, whatever number it has now. */
 		(void)dup2(dup(fds[1]), 3);
 		(void)fcntl(3, F_SETFD, 0);
+		/* As the runner does it: the same memory at each run. */
+		(void)personality(ADDR_NO_RANDOMIZE);
 		(void)execv(VM_KERNEL, list.p);
 		_exit(127);
 	}
