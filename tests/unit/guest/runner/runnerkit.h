@@ -204,7 +204,7 @@ static inline void rk_dump(struct rk *rk)
 		if (fs_read(path, 8u << 20, &text, NULL) >= 0) {
 			size_t from = text.size > 3000 ? text.size - 3000 : 0;
 
-			print_message("--- %s\n%s\n", names[i], buf_text(&text) + from);
+			(void)fprintf(stderr, "--- %s\n%s\n", names[i], buf_text(&text) + from);
 		}
 		buf_free(&text);
 	}
@@ -348,6 +348,7 @@ struct rk_options {
 	const char *kernel;
 	uint32_t jail_uid;
 	const char *kernel_args;
+	const char *netns, *tap; /* a NIC, 10.9.8.7/24 */
 };
 
 static inline void rk_start(struct rk *rk, const struct rk_options *o)
@@ -386,6 +387,28 @@ static inline void rk_start(struct rk *rk, const struct rk_options *o)
 	spec.isolation = isolation;
 	spec.kernel_args = args;
 	spec.config = &config;
+	uint8_t mac[6] = {0x02, 0, 0, 0, 0, 7}, ip[4] = {10, 9, 8, 7};
+	char netns[128], ifname[16], network[] = "lan";
+	Um__Tap tap = UM__TAP__INIT, *taps[1] = {&tap};
+	Um__Nic nic = UM__NIC__INIT, *nics[1] = {&nic};
+
+	if (o->netns) {
+		(void)snprintf(netns, sizeof(netns), "%s", o->netns);
+		(void)snprintf(ifname, sizeof(ifname), "%s", o->tap);
+		spec.netns = netns;
+		spec.taps = taps;
+		spec.n_taps = 1;
+		tap.ifname = ifname;
+		tap.mac.data = nic.mac.data = mac;
+		tap.mac.len = nic.mac.len = 6;
+		nic.network = network;
+		nic.ip4.data = ip;
+		nic.ip4.len = 4;
+		nic.prefix4 = 24;
+		nic.mtu = 1400;
+		config.nics = nics;
+		config.n_nics = 1;
+	}
 	rk_forget_told(rk);
 	if (runnerctl_start(rk->loop, rk->program, rk->guest, &spec, &rk_ops, rk, &rk->rc, &err) <
 		0)

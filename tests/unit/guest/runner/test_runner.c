@@ -1,5 +1,9 @@
 /* The runner with real kernels in the jail: life, adoption, ends, leftovers. */
+#include <sched.h>
+
 #include "tests/unit/guest/runner/runnerkit.h"
+
+#include "guest/runner/boot.h"
 
 static void test_boot_exec_stop(void **state)
 {
@@ -493,6 +497,97 @@ static void test_privileges(void **state)
 	rk_assert_clean(rk);
 }
 
+static int tool(const char *const *argv)
+{
+	return kit_wait(kit_spawn(argv, NULL, NULL), 10000);
+}
+
+/* A NIC: the jailed kernel attaches to a tap in a network namespace that is not
+ * its own, without any privilege but to be the tap's owner. */
+static void test_network(void **state)
+{
+	struct rk *rk = *state;
+	char ns[32], path[64], uid[16];
+	struct err err = ERR_INIT;
+
+	(void)snprintf(ns, sizeof(ns), "umlaut-rk-%d", (int)getpid());
+	(void)snprintf(path, sizeof(path), "/run/netns/%s", ns);
+	(void)snprintf(uid, sizeof(uid), "%u", RK_UID);
+	if (tool((const char *[]){"ip", "netns", "add", ns, NULL}) != 0)
+		skip();
+	const char *setup[][16] = {
+		{"ip", "-n", ns, "tuntap", "add", "dev", "t0", "mode", "tap", "user", uid,
+			"vnet_hdr", NULL},
+		{"ip", "-n", ns, "addr", "add", "10.9.8.1/24", "dev", "t0", NULL},
+		{"ip", "-n", ns, "link", "set", "t0", "up", NULL},
+	};
+	for (size_t i = 0; i < 3; i++)
+		assert_int_equal(tool(setup[i]), 0);
+	rk_boot(rk, "network", &(struct rk_options){.netns = path, .tap = "t0"});
+	int down = rk_exec(rk, "ip addr show eth0; ping -c 2 -W 5 -s 1300 10.9.8.1");
+
+	if (down)
+		print_message("%s\n", buf_text(&rk->out));
+	assert_non_null(strstr(buf_text(&rk->out), "10.9.8.7/24"));
+	assert_non_null(strstr(buf_text(&rk->out), "02:00:00:00:00:07"));
+	assert_int_equal(runnerctl_stop(rk->rc, 20000, false, &err), 0);
+	rk_finish(rk);
+	assert_int_equal(tool((const char *[]){"ip", "netns", "del", ns, NULL}), 0);
+	assert_int_equal(down, 0);
+	rk_assert_clean(rk);
+}
+
+/* A host whose /dev/shm and /tmp are noexec: said beforehand where it matters,
+ * and of no matter in the jail. */
+static void test_noexec(void **state)
+{
+	struct rk *rk = *state;
+	int status = 0;
+	pid_t pid;
+
+	rk_new_guest(rk, "noexec");
+	pid = fork();
+	if (pid == 0) {
+		Um__RunnerSpec spec = UM__RUNNER_SPEC__INIT;
+		Um__GuestConfig config = UM__GUEST_CONFIG__INIT;
+		struct boot boot = BOOT_INIT;
+		struct err err = ERR_INIT;
+		char kernel[] = KIT_KERNEL, none[] = "none", jail[] = "jail", cow[400];
+		unsigned long flags = MS_NOEXEC | MS_NOSUID | MS_NODEV;
+
+		(void)snprintf(cow, sizeof(cow), "%s/cow", rk->guest);
+		spec.uid = 1;
+		spec.kernel = kernel;
+		spec.cow = cow;
+		spec.backing = rk->image;
+		spec.memory_bytes = 64u << 20;
+		spec.config = &config;
+		spec.jail_uid = RK_UID;
+		if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+			mount("x", "/dev/shm", "tmpfs", flags, NULL) ||
+			mount("/tmp", "/tmp", NULL, MS_BIND, NULL) ||
+			mount(NULL, "/tmp", NULL, MS_BIND | MS_REMOUNT | flags, NULL))
+			_exit(1);
+		spec.isolation = none;
+		if (boot_start(&spec, rk->guest, &boot, &err) != -EACCES ||
+			!strstr(err_msg(&err), "noexec"))
+			_exit(2);
+		spec.isolation = jail;
+		if (boot_start(&spec, rk->guest, &boot, &err) < 0)
+			_exit(3);
+		/* It prints once it has its memory. */
+		char text[64];
+		ssize_t n = read(boot.console_fd, text, sizeof(text));
+
+		boot_undo(&boot, rk->guest);
+		_exit(n > 0 ? 0 : 4);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+	rk_assert_clean(rk);
+}
+
 /* Without a jail. */
 static void test_none(void **state)
 {
@@ -524,6 +619,8 @@ int main(void)
 		cmocka_unit_test(test_panic),
 		cmocka_unit_test(test_without_agent),
 		cmocka_unit_test(test_privileges),
+		cmocka_unit_test(test_network),
+		cmocka_unit_test(test_noexec),
 		cmocka_unit_test(test_none),
 	};
 
