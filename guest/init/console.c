@@ -61,6 +61,12 @@ void console_ready(struct console *c, const struct pollfd *fd)
 
 void console_child(struct console *c, pid_t pid)
 {
-	if (c->shell && pid == c->shell)
-		c->shell = 0;
+	if (!c->shell || pid != c->shell)
+		return;
+	/* The end of the session hung our descriptor up with all others. */
+	c->shell = 0;
+	if (c->fd >= 0) {
+		close(c->fd);
+		c->fd = open(CONSOLE, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	}
 }

@@ -142,6 +142,7 @@ static void test_everything_configured(void **state)
 	expect_sh("ip -o addr show lo | grep -o 'inet 127[^ ]*'", "inet 127.0.0.1/8\n");
 	expect_sh("cat /proc/sys/net/ipv4/ping_group_range", "0\t2147483647\n");
 	assert_non_null(strstr(vm_console(&vm), "run sees blue = green"));
+	vm_type(&vm, "echo typed-$((6*7)) $COLOUR\n", "typed-42 blue = green");
 	vm_shutdown(&vm, 10000, false);
 	assert_int_equal(vm_wait(&vm), 0);
 	vm_disk_clean(&vm);
@@ -384,6 +385,10 @@ static void test_no_init(void **state)
 	vm_boot(&vm, &world, "noinit", base, NULL);
 	vm_ready(&vm, &c);
 	expect_sh("tr '\\0' '\\n' < /proc/1/cmdline | head -1", "@init\n");
+	/* A shell on the console from the first key on, and again after its end. */
+	expect_sh("ps | grep -c '[s]h -l'; true", "0\n");
+	vm_type(&vm, "echo typed-$((6*7)) on $(tty)\nexit\n", "typed-42 on /dev/tty0");
+	vm_type(&vm, "\necho again-$((6*8))\n", "again-48");
 	expect_sh("(sleep 0.01 &) ; usleep 300000; ps -o stat,comm | grep -c '^Z'; true", "0\n");
 	/* Its own power-off, from inside. */
 	start_sh("kill -USR2 1");

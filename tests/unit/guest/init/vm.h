@@ -50,7 +50,8 @@ struct vm {
 	struct vm_world *world;
 	pid_t pid;
 	int line;
-	int console; /* where its output goes, a file */
+	int console;  /* where its output goes, a file */
+	int keyboard; /* what is written here is typed on its console */
 	struct wire_reader in;
 	Um__Envelope *queue[VM_QUEUE]; /* came while the line's window was awaited */
 	size_t queued;
@@ -99,7 +100,7 @@ MAYBE void vm_boot(struct vm *vm, struct vm_world *w, const char *name, const ch
 	const char *argv[24];
 	char path[PATH_MAX];
 	size_t n = 0, i;
-	int fds[2];
+	int fds[2], keys[2];
 
 	memset(vm, 0, sizeof(*vm));
 	vm->world = w;
@@ -111,13 +112,15 @@ MAYBE void vm_boot(struct vm *vm, struct vm_world *w, const char *name, const ch
 	assert_true(vm->console >= 0);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
 	vm->line = fds[0];
+	assert_int_equal(pipe2(keys, O_CLOEXEC), 0);
+	vm->keyboard = keys[1];
 	(void)snprintf(args[n++], PATH_MAX, "%s", VM_KERNEL);
 	(void)snprintf(args[n++], PATH_MAX, "mem=64M");
 	if (base)
 		(void)snprintf(args[n++], PATH_MAX, "ubd0=%.2000s,%.2000s", vm->cow, base);
 	(void)snprintf(args[n++], PATH_MAX, "initrd=%.4000s", w->initrd);
 	(void)snprintf(args[n++], PATH_MAX, "con=null");
-	(void)snprintf(args[n++], PATH_MAX, "con0=null,fd:1");
+	(void)snprintf(args[n++], PATH_MAX, "con0=fd:4,fd:1");
 	(void)snprintf(args[n++], PATH_MAX, "con1=fd:3");
 	(void)snprintf(args[n++], PATH_MAX, "uml_dir=%s", w->dir);
 	(void)snprintf(args[n++], PATH_MAX, "umid=%s", name);
@@ -140,15 +143,18 @@ MAYBE void vm_boot(struct vm *vm, struct vm_world *w, const char *name, const ch
 		(void)dup2(null, 0);
 		(void)dup2(vm->console, 1);
 		(void)dup2(vm->console, 2);
-		/* Not close-on-exec: the line, whatever number it has now. */
-		(void)dup2(dup(fds[1]), 3);
-		(void)fcntl(3, F_SETFD, 0);
+		/* Whatever numbers they have now, and not close-on-exec. */
+		fds[1] = fcntl(fds[1], F_DUPFD, 10);
+		(void)dup2(fcntl(keys[0], F_DUPFD_CLOEXEC, 10), 4);
+		(void)dup2(fds[1], 3);
+		close(fds[1]);
 		/* As the runner does it: the same memory at each run. */
 		(void)personality(ADDR_NO_RANDOMIZE);
 		(void)execv(VM_KERNEL, list.p);
 		_exit(127);
 	}
 	close(fds[1]);
+	close(keys[0]);
 }
 
 MAYBE char *vm_console(struct vm *vm)
@@ -342,6 +348,19 @@ MAYBE void vm_ready(struct vm *vm, Um__GuestConfig *c)
 	assert_string_equal(steps, "config root network files init run ready ");
 }
 
+/* Types TEXT on the console and waits until it shows WANT. */
+MAYBE void vm_type(struct vm *vm, const char *keys, const char *want)
+{
+	uint64_t end = proc_mono_ms() + VM_DEADLINE_MS;
+
+	assert_int_equal(write(vm->keyboard, keys, strlen(keys)), (ssize_t)strlen(keys));
+	while (!strstr(vm_console(vm), want)) {
+		if (proc_mono_ms() > end)
+			fail_msg("no '%s' on the console:\n%s", want, vm_console(vm));
+		(void)poll(NULL, 0, 20);
+	}
+}
+
 /* Waits for the kernel's end; its wait status. */
 MAYBE int vm_wait(struct vm *vm)
 {
@@ -381,8 +400,10 @@ MAYBE void vm_end(struct vm *vm)
 	}
 	if (vm->line >= 0)
 		close(vm->line);
-	if (vm->console >= 0)
+	if (vm->console >= 0) {
 		close(vm->console);
+		close(vm->keyboard);
+	}
 	wire_reader_free(&vm->in);
 	while (vm->queued)
 		um__envelope__free_unpacked(vm->queue[--vm->queued], NULL);
