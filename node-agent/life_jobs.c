@@ -1,0 +1,369 @@
+#include "node-agent/life.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "lib/fs.h"
+#include "lib/log.h"
+#include "lib/str.h"
+#include "node-agent/agent.h"
+#include "node-agent/blobs.h"
+#include "node-agent/hosts.h"
+#include "node-agent/report.h"
+#include "node-agent/relay.h"
+
+/* One at a time for each guest, which stays until it is done. */
+struct life_job {
+	struct guest *g;
+	enum guest_busy kind;
+	uint64_t revision;
+	bool discard;
+	uint8_t *spec_data, *local_data;
+	size_t spec_size, local_size;
+	char dir[PATH_MAX - 64], kept[PATH_MAX - 64];
+	/* GUEST_DISK */
+	uint8_t image[MANIFEST_HASH];
+	uint64_t disk_bytes;
+	uid_t uid;
+	bool fresh;
+	char backing[PATH_MAX];
+	/* GUEST_REMOVING */
+	bool keep_disk;
+	uint64_t fence;
+	int rc;
+	struct err err;
+};
+
+/* ---------------------------------------------------------------- records */
+
+int life_pack_local(
+	const struct guest *g, bool removing, uint8_t **data, size_t *size, struct err *err)
+{
+	Um__AgentGuest local = UM__AGENT_GUEST__INIT;
+	Um__RunnerStatus last = UM__RUNNER_STATUS__INIT;
+	char reason[GUESTS_REASON];
+
+	(void)snprintf(reason, sizeof(reason), "%s", g->last.reason);
+	last.phase = g->last.phase;
+	last.reason = reason;
+	last.started_at = g->last.started_at;
+	last.exit_status = g->last.exit_status;
+	last.boots = g->last.boots;
+	last.by_request = g->last.by_request;
+	local.slot = g->slot;
+	local.disk_generation = g->disk_generation;
+	local.restarts = g->restarts;
+	local.failures = g->failures;
+	local.ended = g->end;
+	local.ended_epoch = g->end_epoch;
+	local.ended_generation = g->end_generation;
+	local.last = &last;
+	local.retry_at = g->end ? g->retry_at : 0;
+	local.removing = removing;
+	local.keep_disk = g->keep_disk;
+	local.removing_epoch = g->gone_epoch;
+	local.runs = g->runs;
+	*size = um__agent_guest__get_packed_size(&local);
+	*data = malloc(*size + 1);
+	if (!*data)
+		return err_set(err, -ENOMEM, "memory is short");
+	(void)um__agent_guest__pack(&local, *data);
+	return 0;
+}
+
+static int pack_spec(const struct guest *g, uint8_t **data, size_t *size, struct err *err)
+{
+	*size = um__guest_assign__get_packed_size(g->assign);
+	*data = malloc(*size + 1);
+	if (!*data)
+		return err_set(err, -ENOMEM, "memory is short");
+	(void)um__guest_assign__pack(g->assign, *data);
+	return 0;
+}
+
+static int write_record(
+	const char *dir, const char *name, const uint8_t *data, size_t size, struct err *err)
+{
+	char path[PATH_MAX];
+	int rc = fs_join(path, sizeof(path), dir, name, err);
+
+	return rc < 0 ? rc : fs_write_atomic(path, data, size, 0600, err);
+}
+
+/* ---------------------------------------------------------------- in the pool */
+
+/* A disk that was kept aside comes back with its folder. */
+static int make_folder(struct life_job *job)
+{
+	if (access(job->dir, F_OK) == 0)
+		return 0;
+	if (rename(job->kept, job->dir) == 0)
+		return 0;
+	return fs_mkdirs(job->dir, 0755, &job->err);
+}
+
+static int save_work(struct life_job *job)
+{
+	struct agent *agent = job->g->agent;
+	int rc = make_folder(job);
+
+	/* local.pb first: a folder with a spec has a slot. */
+	if (rc == 0)
+		rc = write_record(
+			job->dir, "local.pb", job->local_data, job->local_size, &job->err);
+	if (rc == 0 && job->spec_data)
+		rc = write_record(job->dir, "spec.pb", job->spec_data, job->spec_size, &job->err);
+	/* The end is noted: what tells of it may go. */
+	if (rc == 0 && job->discard)
+		rc = agent->driver.ops->discard(agent->driver.self, job->dir, &job->err);
+	return rc;
+}
+
+static int disk_work(struct life_job *job)
+{
+	struct agent *agent = job->g->agent;
+	struct driver_disk disk = {.backing = job->backing, .uid = job->uid, .fresh = job->fresh};
+	char path[PATH_MAX];
+	int rc;
+
+	if (job->disk_bytes)
+		rc = imgstore_sized(
+			agent->store, job->image, job->disk_bytes, job->backing, &job->err);
+	else
+		rc = imgstore_path(agent->store, job->image, job->backing, &job->err);
+	if (rc == 0)
+		rc = fs_join(path, sizeof(path), job->dir, "cow", &job->err);
+	disk.path = path;
+	if (rc == 0)
+		rc = agent->driver.ops->disk(agent->driver.self, &disk, &job->err);
+	/* Only now does the new disk count: till here it would be made again. */
+	if (rc == 0 && job->fresh)
+		rc = write_record(
+			job->dir, "local.pb", job->local_data, job->local_size, &job->err);
+	return rc < 0 ? err_wrap(&job->err, "disk") : 0;
+}
+
+static int keep_disk(struct life_job *job)
+{
+	char from[PATH_MAX], to[PATH_MAX];
+	int rc = fs_remove_tree(job->kept, &job->err);
+
+	if (rc == 0)
+		rc = fs_mkdirs(job->kept, 0700, &job->err);
+	for (size_t i = 0; rc == 0 && i < 2; i++) {
+		const char *name = i ? "cow" : "local.pb";
+
+		if (fs_join(from, sizeof(from), job->dir, name, &job->err) < 0 ||
+			fs_join(to, sizeof(to), job->kept, name, &job->err) < 0)
+			return -ENAMETOOLONG;
+		if (rename(from, to) < 0 && errno != ENOENT)
+			rc = err_errno(&job->err, errno, "keep %s", from);
+	}
+	return rc;
+}
+
+static int remove_work(struct life_job *job)
+{
+	struct agent *agent = job->g->agent;
+	int rc = job->fence ? guests_fence_write(
+				      agent->config.state, job->g->uid, job->fence, &job->err)
+			    : 0;
+
+	if (rc == 0)
+		rc = agent->driver.ops->discard(agent->driver.self, job->dir, &job->err);
+	if (rc == 0 && job->keep_disk)
+		rc = keep_disk(job);
+	return rc < 0 ? rc : fs_remove_tree(job->dir, &job->err);
+}
+
+static void life_work(void *arg)
+{
+	struct life_job *job = arg;
+
+	if (job->kind == GUEST_SAVING)
+		job->rc = save_work(job);
+	else if (job->kind == GUEST_DISK)
+		job->rc = disk_work(job);
+	else
+		job->rc = remove_work(job);
+}
+
+/* ---------------------------------------------------------------- and back */
+
+static void saved(struct guest *g, const struct life_job *job)
+{
+	g->saved_revision = job->revision;
+	if (job->discard)
+		g->discard = false;
+	if (g->ended && g->saved_revision == g->revision)
+		g->noted = true;
+}
+
+static void disk_made(struct guest *g, const struct life_job *job)
+{
+	(void)str_copy(g->backing, sizeof(g->backing), job->backing);
+	g->disk_checked = true;
+	if (job->fresh)
+		g->booted = false;
+}
+
+/* False: that was its end. */
+static bool removed(struct guest *g, const struct life_job *job)
+{
+	struct agent *agent = g->agent;
+
+	guests_fence_set(agent->guests, g->uid, job->fence);
+	if (g->gone) {
+		log_info("guest removed", LOG_STR("guest", g->assign ? g->assign->name : ""),
+			LOG_U64("epoch", job->fence));
+		if (g->assign)
+			report_gone(agent->report, g->uid, job->fence);
+		blobs_let_go(g);
+		hosts_forget(g);
+		report_forget(g);
+		relay_forget(g);
+		guests_drop(g);
+		return false;
+	}
+	/* Wanted again meanwhile: from the beginning. */
+	g->disk_generation = 0;
+	g->disk_checked = false;
+	g->end = false;
+	g->spec_revision = ++g->revision;
+	return true;
+}
+
+static void outcome(struct guest *g, struct life_job *job)
+{
+	if (job->rc < 0) {
+		if (job->kind == GUEST_DISK && job->fresh)
+			g->disk_generation = 0;
+		life_trouble(g, &job->err);
+	} else if (job->kind == GUEST_SAVING) {
+		saved(g, job);
+	} else if (job->kind == GUEST_DISK) {
+		disk_made(g, job);
+	} else if (!removed(g, job)) {
+		return;
+	}
+	guests_touch(g);
+}
+
+static void life_done(void *arg, bool cancelled)
+{
+	struct life_job *job = arg;
+
+	job->g->busy = GUEST_IDLE;
+	if (cancelled)
+		job->rc = err_set(&job->err, -ECANCELED, "cancelled");
+	if (!job->g->agent->stopping)
+		outcome(job->g, job);
+	free(job->spec_data);
+	free(job->local_data);
+	free(job);
+}
+
+static struct life_job *new_job(struct guest *g, enum guest_busy kind, struct err *err)
+{
+	struct life_job *job = calloc(1, sizeof(*job));
+
+	if (!job) {
+		(void)err_set(err, -ENOMEM, "memory is short");
+		return NULL;
+	}
+	job->g = g;
+	job->kind = kind;
+	job->revision = g->revision;
+	(void)str_copy(job->dir, sizeof(job->dir), g->dir);
+	(void)str_format(job->kept, sizeof(job->kept), "%s/kept/%016llx", g->agent->config.state,
+		(unsigned long long)g->uid);
+	return job;
+}
+
+static void run_job(struct life_job *job, struct err *err)
+{
+	struct guest *g = job->g;
+
+	g->busy = job->kind;
+	if (err->code ||
+		loop_work_run(g->agent->loop, "guest", life_work, life_done, job, err) < 0) {
+		g->busy = GUEST_IDLE;
+		life_trouble(g, err);
+		free(job->spec_data);
+		free(job->local_data);
+		free(job);
+	}
+}
+
+/* The slot is the guest's for as long as its folder is. */
+static int need_slot(struct guest *g, struct err *err)
+{
+	int slot;
+
+	if (g->slot < GUESTS_SLOTS)
+		return 0;
+	slot = guests_take_slot(g->agent->guests, err);
+	if (slot < 0)
+		return slot;
+	g->slot = (uint32_t)slot;
+	return 0;
+}
+
+void life_save(struct guest *g)
+{
+	struct err err = ERR_INIT;
+	struct life_job *job = new_job(g, GUEST_SAVING, &err);
+
+	if (!job) {
+		life_trouble(g, &err);
+		return;
+	}
+	if (need_slot(g, &err) == 0 &&
+		life_pack_local(g, g->gone, &job->local_data, &job->local_size, &err) == 0 &&
+		g->assign && g->spec_revision > g->saved_revision)
+		(void)pack_spec(g, &job->spec_data, &job->spec_size, &err);
+	job->discard = g->discard && !g->run;
+	run_job(job, &err);
+}
+
+void life_disk(struct guest *g)
+{
+	struct err err = ERR_INIT;
+	struct life_job *job = new_job(g, GUEST_DISK, &err);
+	struct imgstore_info info;
+
+	if (!job) {
+		life_trouble(g, &err);
+		return;
+	}
+	memcpy(job->image, g->assign->image->id.data, sizeof(job->image));
+	job->fresh = g->disk_generation != g->assign->disk_generation;
+	job->uid = life_uid(g);
+	if (imgstore_info(g->agent->store, job->image, &info, &err) == 0 &&
+		g->assign->spec->disk_bytes > info.size)
+		job->disk_bytes = g->assign->spec->disk_bytes;
+	if (job->fresh)
+		g->disk_generation = g->assign->disk_generation; /* as it will be */
+	(void)life_pack_local(g, false, &job->local_data, &job->local_size, &err);
+	run_job(job, &err);
+	report_guest(g);
+}
+
+void life_remove(struct guest *g)
+{
+	struct err err = ERR_INIT;
+	struct life_job *job = new_job(g, GUEST_REMOVING, &err);
+
+	if (!job) {
+		life_trouble(g, &err);
+		return;
+	}
+	life_ports_remove(g);
+	job->keep_disk = g->keep_disk;
+	job->fence = guest_epoch(g);
+	run_job(job, &err);
+}
