@@ -25,7 +25,8 @@
  *   no_new_privs set                                        set-user-ID has no effect
  *   seccomp      deny-list, jail_priv.c has it by name      no mounts, namespaces, modules, bpf,
  *                                                           keys, perf, io_uring, foreign sockets
- *   descriptors  only `fds`                                 holds nothing by accident
+ *   descriptors  only `fds`; no address randomisation (UML  holds nothing by accident
+ *                restarts itself without it anyway)
  *
  * ptrace stays allowed: UML runs its guest's processes under it, and sees none
  * but its own.  `none` (debugging) takes only clone (PID, and mount for the

@@ -1,4 +1,4 @@
-#include "guest/runner/run_int.h"
+#include "guest/runner/run.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -9,6 +9,7 @@
 #include "guest/runner/config.h"
 #include "guest/runner/reason.h"
 #include "guest/runner/record.h"
+#include "guest/runner/run_int.h"
 #include "guest/runnerdir.h"
 #include "lib/proc.h"
 
