@@ -13,8 +13,7 @@
 #include "guest/init/sys.h"
 #include "lib/str.h"
 
-#define ENV_PATH "PATH=" PATH_DEFAULT
-#define PATH_DEFAULT "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#define PATH_ENTRY "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 /* What the child found; shared memory, as vfork() has it. */
 struct child {
@@ -91,7 +90,7 @@ fail:
 static int find_program(const struct spawn *s, char path[PATH_MAX])
 {
 	const char *name = s->argv[0];
-	const char *dirs = PATH_DEFAULT;
+	const char *dirs = PATH_ENTRY + strlen("PATH=");
 	int rc = -ENOENT;
 	size_t i;
 
@@ -189,7 +188,7 @@ char **env_make(Um__GuestConfig__EnvEntry *const *entries, size_t count, char *c
 	size_t extra_count)
 {
 	static const char *const defaults[] = {
-		ENV_PATH, "HOME=/root", "USER=root", "SHELL=/bin/sh", "TERM=linux"};
+		PATH_ENTRY, "HOME=/root", "USER=root", "SHELL=/bin/sh", "TERM=linux"};
 	size_t fixed = sizeof(defaults) / sizeof(defaults[0]);
 	char **env = calloc(fixed + count + extra_count + 1, sizeof(*env));
 	size_t have = 0, i;
