@@ -96,6 +96,7 @@ int wire_frame(Um__Envelope *env, size_t max, struct buf *out, struct err *err)
 void wire_reader_init(struct wire_reader *r, size_t max, bool resync)
 {
 	buf_init(&r->in);
+	r->pos = 0;
 	r->max = max;
 	r->resync = resync;
 	r->skipped = 0;
@@ -104,10 +105,29 @@ void wire_reader_init(struct wire_reader *r, size_t max, bool resync)
 void wire_reader_free(struct wire_reader *r)
 {
 	buf_free(&r->in);
+	r->pos = 0;
 }
+
+size_t wire_reader_held(const struct wire_reader *r)
+{
+	return r->in.size - r->pos;
+}
+
+/* What a reader keeps while it has nothing to read. */
+#define KEEP_MAX (1u << 20)
 
 int wire_reader_add(struct wire_reader *r, const void *data, size_t size, struct err *err)
 {
+	if (r->pos == r->in.size) {
+		r->in.size = 0;
+		r->pos = 0;
+		if (r->in.capacity > KEEP_MAX)
+			buf_free(&r->in);
+	} else if (r->pos > r->in.size / 2) {
+		/* Moved only when at least half is done with: linear in what comes. */
+		buf_consume(&r->in, r->pos);
+		r->pos = 0;
+	}
 	buf_add(&r->in, data, size);
 	if (r->in.failed)
 		return err_set(err, -ENOMEM, "memory is short for incoming frames");
@@ -130,42 +150,45 @@ static bool header_fits(const uint8_t *p, size_t left, size_t max, uint32_t *siz
 	return rd_u32(&rd) == (FRAME_MAGIC ^ *size ^ FRAME_CHECK) && *size <= max;
 }
 
-/* Drops bytes up to the next possible header.  Returns how many. */
-static size_t skip_noise(struct wire_reader *r)
+/* Passes over bytes up to the next possible header. */
+static void skip_noise(struct wire_reader *r)
 {
-	size_t at = 0;
+	size_t start = r->pos;
 	uint32_t size;
 
-	while (at < r->in.size && !header_fits(r->in.data + at, r->in.size - at, r->max, &size))
-		at++;
-	buf_consume(&r->in, at);
-	r->skipped += at;
-	return at;
+	while (r->pos < r->in.size &&
+		!header_fits(r->in.data + r->pos, wire_reader_held(r), r->max, &size))
+		r->pos++;
+	r->skipped += r->pos - start;
 }
 
 int wire_reader_next(struct wire_reader *r, Um__Envelope **out, struct err *err)
 {
 	for (;;) {
+		size_t held = wire_reader_held(r);
+		const uint8_t *at;
 		uint32_t size = 0;
 		int rc;
 
-		if (!r->in.size)
+		if (!held)
 			return 0;
-		if (!header_fits(r->in.data, r->in.size, r->max, &size)) {
+		at = r->in.data + r->pos;
+		if (!header_fits(at, held, r->max, &size)) {
 			if (!r->resync)
 				return err_set(err, -EBADMSG,
 					"the peer sent a broken frame (or one over %zu bytes)",
 					r->max);
-			(void)skip_noise(r);
+			skip_noise(r);
 			continue;
 		}
-		if (r->in.size < WIRE_FRAME_HEADER || r->in.size - WIRE_FRAME_HEADER < size)
+		if (held < WIRE_FRAME_HEADER || held - WIRE_FRAME_HEADER < size)
 			return 0;
-		rc = wire_unpack(r->in.data + WIRE_FRAME_HEADER, size, out, err);
-		buf_consume(&r->in, WIRE_FRAME_HEADER + size);
+		rc = wire_unpack(at + WIRE_FRAME_HEADER, size, out, err);
+		r->pos += WIRE_FRAME_HEADER + size;
 		if (rc == 0)
 			return 1;
-		/* On a line a damaged frame is passed over; the sender's version is not. */
+		/* On a line a damaged frame is passed over; the sender's version is not.
+		 * The whole of it: what it carries must not be taken for a frame. */
 		if (r->resync && rc == -EBADMSG) {
 			r->skipped += WIRE_FRAME_HEADER + size;
 			continue;

@@ -2,11 +2,11 @@
  *
  * The only place that packs or unpacks: it checks size limits, the protocol
  * version and that a body is present.  A frame on a byte stream (Unix socket,
- * guest line) is: magic u32 "UMF1", payload size u32, CRC-32C-free header
- * check u32 (magic ^ size ^ 0x5a5a5a5a), then the packed Envelope; all
- * big-endian.  A wrong magic, check or size is a hard error on a socket
- * (-EBADMSG, the connection is closed); on a guest's line the reader may skip
- * bytes to the next magic (the kernel may have written there before init).
+ * guest line) is: magic u32 "UMF1", payload size u32, check u32 (magic ^ size ^
+ * 0x5a5a5a5a; it tells a header from noise, it is no checksum), then the packed
+ * Envelope; all big-endian.  A wrong magic, check or size is a hard error on a
+ * socket (-EBADMSG, the connection is closed); on a guest's line the reader may
+ * skip bytes to the next header (the kernel may have written there before init).
  *
  * Pure but for malloc; needs only libprotobuf-c, so that umlaut-init can link it.
  */
@@ -44,13 +44,16 @@ int wire_frame(Um__Envelope *env, size_t max, struct buf *out, struct err *err);
 /* Takes bytes as they come, gives whole Envelopes. */
 struct wire_reader {
 	struct buf in;
+	size_t pos; /* bytes at the front of `in` that are done with */
 	size_t max;
-	bool resync; /* skip to the next magic instead of failing */
+	bool resync;	  /* skip to the next header instead of failing */
 	uint64_t skipped; /* bytes skipped so far */
 };
 void wire_reader_init(struct wire_reader *r, size_t max, bool resync);
 void wire_reader_free(struct wire_reader *r);
 int wire_reader_add(struct wire_reader *r, const void *data, size_t size, struct err *err);
+/* Bytes that are here and not given out yet. */
+size_t wire_reader_held(const struct wire_reader *r);
 /* 1 and *OUT: an Envelope (caller frees); 0: more bytes needed; negative: broken. */
 int wire_reader_next(struct wire_reader *r, Um__Envelope **out, struct err *err);
 
