@@ -2,9 +2,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "lib/log.h"
 #include "lib/loop_int.h"
@@ -16,7 +13,7 @@ void loop_head_init(struct loop_head *head, const char *name, void (*destroy)(st
 	head->destroy = destroy;
 }
 
-static int fail(struct err *err, int uvcode, const char *what, const char *name)
+int loop_fail(struct err *err, int uvcode, const char *what, const char *name)
 {
 	/* libuv's codes are negative errno values on Linux. */
 	return err_errno(err, uvcode, "%s %s", what, name ? name : "");
@@ -30,8 +27,17 @@ struct loop_defer {
 	loop_defer_fn *fn;
 	void *arg;
 	bool queued, closed, running;
-	struct loop_defer *next;
+	struct loop_defer *next;	  /* to be run */
+	struct loop_defer *older, **from; /* the list of all that are open */
 };
+
+static void defer_release(struct loop_defer *d)
+{
+	*d->from = d->older;
+	if (d->older)
+		d->older->from = d->from;
+	free(d);
+}
 
 static void run_deferred(uv_prepare_t *prepare)
 {
@@ -53,7 +59,7 @@ static void run_deferred(uv_prepare_t *prepare)
 			d->running = false;
 		}
 		if (d->closed && !d->queued)
-			free(d);
+			defer_release(d);
 	}
 	if (!loop->deferred)
 		(void)uv_idle_stop(&loop->idle);
@@ -75,6 +81,11 @@ int loop_defer_open(struct loop *loop, const char *name, loop_defer_fn *fn, void
 	d->name = name;
 	d->fn = fn;
 	d->arg = arg;
+	d->older = loop->defers;
+	d->from = &loop->defers;
+	if (d->older)
+		d->older->from = &d->older;
+	loop->defers = d;
 	*out = d;
 	return 0;
 }
@@ -83,7 +94,7 @@ void loop_defer_run(struct loop_defer *d)
 {
 	struct loop *loop = d->loop;
 
-	if (d->queued || d->closed)
+	if (d->queued || d->closed || loop->ending)
 		return;
 	d->queued = true;
 	d->next = NULL;
@@ -98,7 +109,7 @@ void loop_defer_close(struct loop_defer *d)
 		return;
 	d->closed = true;
 	if (!d->queued && !d->running)
-		free(d);
+		defer_release(d);
 }
 
 /* ---------------------------------------------------------------- the loop */
@@ -113,7 +124,7 @@ int loop_new(struct loop **out, struct err *err)
 	rc = uv_loop_init(&loop->uv);
 	if (rc < 0) {
 		free(loop);
-		return fail(err, rc, "event loop", "");
+		return loop_fail(err, rc, "event loop", "");
 	}
 	loop->deferred_tail = &loop->deferred;
 	loop_head_init(&loop->own, "loop", NULL);
@@ -158,6 +169,15 @@ void *loop_uv(struct loop *loop)
 	return &loop->uv;
 }
 
+struct loop_work {
+	uv_work_t uv;
+	struct loop *loop;
+	loop_work_fn *work;
+	loop_done_fn *done;
+	void *arg;
+	struct loop_work *older, **from; /* the list of all in the pool */
+};
+
 struct census {
 	struct loop *loop;
 	unsigned dangling;
@@ -190,6 +210,22 @@ static void count_handle(uv_handle_t *handle, void *arg)
 	uv_close(handle, NULL);
 }
 
+/* What is not a handle of libuv. */
+static unsigned end_defers(struct loop *loop)
+{
+	unsigned dangling = 0;
+
+	while (loop->defers) {
+		if (!loop->defers->closed) {
+			log_error("still open at the end of the loop",
+				LOG_STR("handle", loop->defers->name), LOG_STR("type", "defer"));
+			dangling++;
+		}
+		defer_release(loop->defers);
+	}
+	return dangling;
+}
+
 unsigned loop_free(struct loop *loop)
 {
 	struct census census = {.loop = loop};
@@ -197,24 +233,19 @@ unsigned loop_free(struct loop *loop)
 	if (!loop)
 		return 0;
 	/* What is in the pool ends first: its callbacks may still close things. */
+	for (struct loop_work *work = loop->works; work; work = work->older)
+		(void)uv_cancel((uv_req_t *)&work->uv);
 	while (loop->works && uv_run(&loop->uv, UV_RUN_ONCE))
 		;
 	/* Let closes that are under way finish before counting. */
 	(void)uv_run(&loop->uv, UV_RUN_NOWAIT);
+	loop->ending = true;
 	uv_walk(&loop->uv, count_handle, &census);
 	uv_close((uv_handle_t *)&loop->prepare, NULL);
 	uv_close((uv_handle_t *)&loop->idle, NULL);
 	while (uv_loop_close(&loop->uv) == UV_EBUSY)
 		(void)uv_run(&loop->uv, UV_RUN_ONCE);
-	while (loop->deferred) {
-		struct loop_defer *d = loop->deferred;
-
-		loop->deferred = d->next;
-		if (d->closed)
-			free(d);
-		else
-			d->queued = false;
-	}
+	census.dangling += end_defers(loop);
 	free(loop);
 	return census.dangling;
 }
@@ -286,143 +317,6 @@ void loop_timer_close(struct loop_timer *timer)
 		uv_close((uv_handle_t *)&timer->uv, timer_free);
 }
 
-/* ---------------------------------------------------------------- descriptors */
-
-struct loop_fd {
-	struct loop_head head;
-	uv_poll_t uv;
-	loop_fd_fn *fn;
-	void *arg;
-	unsigned want;
-	/* loop_exit: the pidfd is ours */
-	int pidfd;
-	loop_exit_fn *exit_fn;
-};
-
-static void fd_free(uv_handle_t *handle)
-{
-	struct loop_fd *watch = handle->data;
-
-	if (watch->pidfd >= 0)
-		(void)close(watch->pidfd);
-	free(watch);
-}
-
-static void fd_destroy(struct loop_head *head)
-{
-	loop_fd_close((struct loop_fd *)head);
-}
-
-static void fd_cb(uv_poll_t *uv, int status, int events)
-{
-	struct loop_fd *watch = uv->data;
-	unsigned ready = 0;
-
-	if (status < 0) {
-		/* The owner finds the error itself when it reads or writes. */
-		watch->fn(watch->arg, watch->want | LOOP_HUP);
-		return;
-	}
-	if (events & UV_READABLE)
-		ready |= LOOP_READ;
-	if (events & UV_WRITABLE)
-		ready |= LOOP_WRITE;
-	if (events & UV_DISCONNECT)
-		ready |= LOOP_HUP;
-	watch->fn(watch->arg, ready);
-}
-
-int loop_fd_open(struct loop *loop, const char *name, int fd, loop_fd_fn *fn, void *arg,
-	struct loop_fd **out, struct err *err)
-{
-	struct loop_fd *watch = calloc(1, sizeof(*watch));
-	int rc;
-
-	if (!watch)
-		return err_set(err, -ENOMEM, "memory is short to watch %s", name);
-	loop_head_init(&watch->head, name, fd_destroy);
-	watch->fn = fn;
-	watch->arg = arg;
-	watch->pidfd = -1;
-	rc = uv_poll_init(&loop->uv, &watch->uv, fd);
-	if (rc < 0) {
-		free(watch);
-		return fail(err, rc, "watch", name);
-	}
-	watch->uv.data = watch;
-	*out = watch;
-	return 0;
-}
-
-int loop_fd_want(struct loop_fd *watch, unsigned events)
-{
-	int uvevents = 0;
-
-	if (uv_is_closing((uv_handle_t *)&watch->uv))
-		return -EBADF;
-	if (watch->want == events)
-		return 0;
-	watch->want = events;
-	if (events & LOOP_READ)
-		uvevents |= UV_READABLE;
-	if (events & LOOP_WRITE)
-		uvevents |= UV_WRITABLE;
-	if (!uvevents)
-		return uv_poll_stop(&watch->uv);
-	return uv_poll_start(&watch->uv, uvevents, fd_cb);
-}
-
-void loop_fd_close(struct loop_fd *watch)
-{
-	if (watch && !uv_is_closing((uv_handle_t *)&watch->uv))
-		uv_close((uv_handle_t *)&watch->uv, fd_free);
-}
-
-static void exit_ready(void *arg, unsigned events)
-{
-	struct loop_fd *watch = arg;
-
-	(void)events;
-	(void)loop_fd_want(watch, 0);
-	watch->exit_fn(watch->arg);
-}
-
-static void exit_cb(uv_poll_t *uv, int status, int events)
-{
-	(void)status;
-	exit_ready(uv->data, (unsigned)events);
-}
-
-int loop_exit_open(struct loop *loop, const struct proc_id *id, loop_exit_fn *fn, void *arg,
-	struct loop_fd **out, struct err *err)
-{
-	struct loop_fd *watch;
-	int pidfd = proc_open(id, err), rc;
-
-	if (pidfd < 0)
-		return pidfd;
-	rc = loop_fd_open(loop, "process exit", pidfd, NULL, arg, &watch, err);
-	if (rc < 0) {
-		(void)close(pidfd);
-		return rc;
-	}
-	watch->pidfd = pidfd;
-	watch->exit_fn = fn;
-	watch->want = LOOP_READ;
-	rc = uv_poll_start(&watch->uv, UV_READABLE, exit_cb);
-	if (rc < 0) {
-		loop_fd_close(watch);
-		return fail(err, rc, "watch", "process exit");
-	}
-	*out = watch;
-	return 0;
-}
-
-void loop_exit_close(struct loop_fd *watch)
-{
-	loop_fd_close(watch);
-}
-
 /* ---------------------------------------------------------------- signals */
 
 struct loop_signal {
@@ -465,7 +359,7 @@ int loop_signal_open(struct loop *loop, int signum, loop_signal_fn *fn, void *ar
 	rc = uv_signal_start(&sig->uv, signal_cb, signum);
 	if (rc < 0) {
 		loop_signal_close(sig);
-		return fail(err, rc, "catch signal", "");
+		return loop_fail(err, rc, "catch signal", "");
 	}
 	*out = sig;
 	return 0;
@@ -479,14 +373,6 @@ void loop_signal_close(struct loop_signal *sig)
 
 /* ---------------------------------------------------------------- the pool */
 
-struct loop_work {
-	uv_work_t uv;
-	struct loop *loop;
-	loop_work_fn *work;
-	loop_done_fn *done;
-	void *arg;
-};
-
 static void work_cb(uv_work_t *uv)
 {
 	struct loop_work *work = uv->data;
@@ -498,7 +384,9 @@ static void done_cb(uv_work_t *uv, int status)
 {
 	struct loop_work *work = uv->data;
 
-	work->loop->works--;
+	*work->from = work->older;
+	if (work->older)
+		work->older->from = work->from;
 	work->done(work->arg, status == UV_ECANCELED);
 	free(work);
 }
@@ -519,8 +407,12 @@ int loop_work_run(struct loop *loop, const char *name, loop_work_fn *fn, loop_do
 	rc = uv_queue_work(&loop->uv, &work->uv, work_cb, done_cb);
 	if (rc < 0) {
 		free(work);
-		return fail(err, rc, "queue work", name);
+		return loop_fail(err, rc, "queue work", name);
 	}
-	loop->works++;
+	work->older = loop->works;
+	work->from = &loop->works;
+	if (work->older)
+		work->older->from = &work->older;
+	loop->works = work;
 	return 0;
 }

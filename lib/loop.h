@@ -84,15 +84,16 @@ typedef void loop_done_fn(void *arg, bool cancelled);
 int loop_work_run(struct loop *loop, const char *name, loop_work_fn *work, loop_done_fn *done,
 	void *arg, struct err *err);
 
-/* Children.  `status` is the exit status, or 256 + signal. */
+/* Children.  `status` is the exit status, or 256 + signal.  They get the
+ * descriptors of `fds` and no others. */
 typedef void loop_child_fn(void *arg, int status);
 struct loop_child_spec {
-	const char *name;	  /* for logs */
-	const char *const *argv;  /* argv[0] is the absolute path */
-	const char *const *envp;  /* NULL: empty environment plus PATH */
-	const int *fds;		  /* fds[i] becomes descriptor i in the child; -1: /dev/null */
-	size_t fd_count;	  /* at least 3 are made (missing: /dev/null) */
-	bool detach;		  /* setsid; the child outlives us */
+	const char *name;	 /* for logs */
+	const char *const *argv; /* argv[0] is the absolute path */
+	const char *const *envp; /* NULL: empty environment plus PATH */
+	const int *fds;		 /* fds[i] becomes descriptor i in the child; -1: /dev/null */
+	size_t fd_count;	 /* at least 3 are made (missing: /dev/null) */
+	bool detach;		 /* setsid; the child outlives us */
 	const char *cwd;
 };
 /* FN may be NULL.  With `detach` and a closed handle the child goes on. */

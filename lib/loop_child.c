@@ -1,6 +1,8 @@
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "lib/loop.h"
 #include "lib/loop_int.h"
@@ -51,19 +53,24 @@ int loop_child_open(struct loop *loop, const struct loop_child_spec *spec, loop_
 	uv_process_options_t options = {0};
 	struct loop_child *child;
 	size_t count = spec->fd_count < 3 ? 3 : spec->fd_count;
-	int rc;
+	int null, rc;
 
 	if (count > FDS_MAX)
 		return err_set(err, -EINVAL, "%s: more than %d descriptors for a child", spec->name,
 			FDS_MAX);
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null < 0)
+		return err_errno(err, errno, "open /dev/null for %s", spec->name);
 	child = calloc(1, sizeof(*child));
-	if (!child)
+	if (!child) {
+		(void)close(null);
 		return err_set(err, -ENOMEM, "memory is short to start %s", spec->name);
+	}
 	for (size_t i = 0; i < count; i++) {
 		int fd = i < spec->fd_count ? spec->fds[i] : -1;
 
-		fds[i].flags = fd >= 0 ? UV_INHERIT_FD : UV_IGNORE;
-		fds[i].data.fd = fd;
+		fds[i].flags = UV_INHERIT_FD;
+		fds[i].data.fd = fd >= 0 ? fd : null;
 	}
 	loop_head_init(&child->head, spec->name, child_destroy);
 	child->fn = fn;
@@ -80,7 +87,10 @@ int loop_child_open(struct loop *loop, const struct loop_child_spec *spec, loop_
 	options.stdio = fds;
 	if (spec->detach)
 		options.flags |= UV_PROCESS_DETACHED;
+	/* Ours are all closed on exec; this is for what we inherited. */
+	(void)close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
 	rc = uv_spawn(&loop->uv, &child->uv, &options);
+	(void)close(null);
 	if (rc < 0) {
 		/* The handle is initialised even then. */
 		uv_close((uv_handle_t *)&child->uv, child_free);

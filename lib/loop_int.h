@@ -23,9 +23,14 @@ struct loop {
 	uv_idle_t idle;	      /* keeps the loop turning while something is deferred */
 	struct loop_head own;
 	struct loop_defer *deferred, **deferred_tail;
-	unsigned works; /* in the pool */
+	struct loop_defer *defers; /* all of them */
+	struct loop_work *works;   /* in the pool */
+	bool ending;		   /* nothing more is deferred */
 };
 
 void loop_head_init(struct loop_head *head, const char *name, void (*destroy)(struct loop_head *));
+
+/* libuv's codes are negative errno values on Linux. */
+int loop_fail(struct err *err, int uvcode, const char *what, const char *name);
 
 #endif
