@@ -14,12 +14,15 @@
 
 #define QUEUE_DEFAULT (4u << 20)
 #define READ_CHUNK 65536u
+#define KEEP_MAX (1u << 20)  /* of memory, while nothing is queued */
+#define ACCEPT_AGAIN_MS 100u /* when descriptors are short */
 
 struct conn {
 	struct loop *loop;
 	struct loop_fd *watch;
 	struct loop_defer *later; /* reports a write error outside of conn_send() */
 	int fd;
+	bool socket; /* send(2) can be told to raise no SIGPIPE */
 	struct conn_config config;
 	struct conn_ops ops;
 	void *arg;
@@ -46,6 +49,10 @@ static void update_watch(struct conn *conn)
 
 	if (conn->closed || conn->ended)
 		return;
+	if (conn->broken.code) {
+		(void)loop_fd_want(conn->watch, 0); /* run_later() ends it */
+		return;
+	}
 	if (!conn->paused)
 		want |= LOOP_READ;
 	if (conn->out.size > conn->sent)
@@ -65,8 +72,10 @@ static void end(struct conn *conn, const struct err *why)
 static int flush(struct conn *conn, struct err *err)
 {
 	while (conn->sent < conn->out.size) {
-		ssize_t n =
-			write(conn->fd, conn->out.data + conn->sent, conn->out.size - conn->sent);
+		const uint8_t *data = conn->out.data + conn->sent;
+		size_t size = conn->out.size - conn->sent;
+		ssize_t n = conn->socket ? send(conn->fd, data, size, MSG_NOSIGNAL)
+					 : write(conn->fd, data, size);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -79,6 +88,8 @@ static int flush(struct conn *conn, struct err *err)
 	if (conn->sent == conn->out.size) {
 		conn->out.size = 0;
 		conn->sent = 0;
+		if (conn->out.capacity > KEEP_MAX)
+			buf_free(&conn->out);
 	} else if (conn->sent > READ_CHUNK && conn->sent > conn->out.size / 2) {
 		/* Moved only when at least half is gone: linear in what is sent. */
 		buf_consume(&conn->out, conn->sent);
@@ -120,42 +131,50 @@ static bool deliver(struct conn *conn)
 	}
 }
 
-static void readable(struct conn *conn)
+/* How much was read; 0: there is nothing more, or an end of it. */
+static size_t read_some(struct conn *conn)
 {
 	static const struct err by_peer = {.code = 0, .msg = "closed by peer"};
 	uint8_t data[READ_CHUNK];
 	struct err err = ERR_INIT;
+	ssize_t n;
 
-	/* A few rounds, then others have their turn. */
-	for (int round = 0; round < 4 && !conn->paused; round++) {
-		ssize_t n = read(conn->fd, data, sizeof(data));
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0 && errno == EAGAIN)
-			return;
-		if (n < 0 && (errno == ECONNRESET || errno == EPIPE)) {
-			end(conn, &by_peer);
-			return;
-		}
-		if (n < 0) {
-			(void)err_errno(&err, errno, "read from %s", conn->config.name);
-			end(conn, &err);
-			return;
-		}
-		if (n == 0) {
-			end(conn, &by_peer);
-			return;
-		}
-		if (wire_reader_add(&conn->in, data, (size_t)n, &err) < 0) {
-			end(conn, &err);
-			return;
-		}
-		if (!deliver(conn))
-			return;
-		if ((size_t)n < sizeof(data))
-			return;
+	do
+		n = read(conn->fd, data, sizeof(data));
+	while (n < 0 && errno == EINTR);
+	if (n < 0 && errno == EAGAIN)
+		return 0;
+	if (n == 0 || (n < 0 && (errno == ECONNRESET || errno == EPIPE))) {
+		end(conn, &by_peer);
+		return 0;
 	}
+	if (n < 0)
+		(void)err_errno(&err, errno, "read from %s", conn->config.name);
+	else
+		(void)wire_reader_add(&conn->in, data, (size_t)n, &err);
+	if (err.code) {
+		end(conn, &err);
+		return 0;
+	}
+	return deliver(conn) ? (size_t)n : 0;
+}
+
+static void readable(struct conn *conn)
+{
+	/* A few rounds, then others have their turn. */
+	for (int round = 0; round < 4 && !conn->paused; round++)
+		if (read_some(conn) < READ_CHUNK)
+			return;
+}
+
+/* Writing has failed.  What the peer sent before it went is still worth reading;
+ * mostly its end is found there, and is a clean one. */
+static void end_broken(struct conn *conn)
+{
+	for (int round = 0; round < 64 && !conn->paused && !conn->closed; round++)
+		if (!read_some(conn))
+			break;
+	end(conn, &conn->broken);
 }
 
 static void enter(struct conn *conn)
@@ -175,12 +194,11 @@ static void leave(struct conn *conn)
 static void ready(void *arg, unsigned events)
 {
 	struct conn *conn = arg;
-	struct err err = ERR_INIT;
 
 	enter(conn);
 	if (events & LOOP_WRITE) {
-		if (flush(conn, &err) < 0)
-			end(conn, &err);
+		if (flush(conn, &conn->broken) < 0)
+			end_broken(conn);
 		else
 			tell_drained(conn);
 	}
@@ -197,7 +215,7 @@ static void run_later(void *arg)
 
 	enter(conn);
 	if (conn->broken.code)
-		end(conn, &conn->broken);
+		end_broken(conn);
 	else if (!conn->closed && !conn->ended)
 		(void)deliver(conn);
 	leave(conn);
@@ -207,7 +225,8 @@ int conn_open(struct loop *loop, int fd, const struct conn_config *config,
 	const struct conn_ops *ops, void *arg, struct conn **out, struct err *err)
 {
 	struct conn *conn = calloc(1, sizeof(*conn));
-	int flags, rc;
+	socklen_t size = sizeof(int);
+	int flags, type, rc;
 
 	if (!conn)
 		return err_set(err, -ENOMEM, "memory is short for %s", config->name);
@@ -231,6 +250,7 @@ int conn_open(struct loop *loop, int fd, const struct conn_config *config,
 	if (rc < 0)
 		goto fail;
 	conn->fd = fd;
+	conn->socket = getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0;
 	(void)loop_fd_want(conn->watch, LOOP_READ);
 	*out = conn;
 	return 0;
@@ -242,7 +262,6 @@ fail:
 
 int conn_send(struct conn *conn, Um__Envelope *env, struct err *err)
 {
-	struct err broken = ERR_INIT;
 	size_t before = conn->out.size;
 	int rc;
 
@@ -259,12 +278,11 @@ int conn_send(struct conn *conn, Um__Envelope *env, struct err *err)
 		conn->out.failed = false;
 		return rc;
 	}
+	/* A failure is reported outside of the owner's call. */
+	if (flush(conn, &conn->broken) < 0)
+		loop_defer_run(conn->later);
 	if (conn_queued(conn) > conn->config.queue_max / 2)
 		conn->want_drain = true;
-	if (flush(conn, &broken) < 0) {
-		conn->broken = broken;
-		loop_defer_run(conn->later);
-	}
 	update_watch(conn);
 	return 0;
 }
@@ -280,7 +298,7 @@ void conn_pause(struct conn *conn, bool paused)
 		return;
 	conn->paused = paused;
 	update_watch(conn);
-	if (!paused && conn->in.in.size)
+	if (!paused && wire_reader_held(&conn->in))
 		loop_defer_run(conn->later);
 }
 
@@ -361,6 +379,7 @@ int conn_connect(const char *path, struct err *err)
 
 struct conn_listener {
 	struct loop_fd *watch;
+	struct loop_timer *again;
 	int fd;
 	conn_accept_fn *fn;
 	void *arg;
@@ -373,19 +392,35 @@ static void acceptable(void *arg, unsigned events)
 	int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 	(void)events;
-	if (fd >= 0)
+	if (fd >= 0) {
 		listener->fn(listener->arg, fd);
+	} else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+		/* The peer goes on waiting, and would wake us at once again. */
+		(void)loop_fd_want(listener->watch, 0);
+		loop_timer_arm(listener->again, ACCEPT_AGAIN_MS);
+	}
+}
+
+static void accept_again(void *arg)
+{
+	struct conn_listener *listener = arg;
+
+	(void)loop_fd_want(listener->watch, LOOP_READ);
 }
 
 /* Binds FD; replaces a socket file that nobody listens on. */
 static int bind_path(int fd, const char *path, const struct sockaddr_un *addr, struct err *err)
 {
+	struct stat st;
 	int probe;
 
 	if (bind(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0)
 		return 0;
 	if (errno != EADDRINUSE)
 		return err_errno(err, errno, "bind %s", path);
+	/* A file of another kind refuses connections as a dead socket does. */
+	if (lstat(addr->sun_path, &st) == 0 && !S_ISSOCK(st.st_mode))
+		return err_set(err, -EEXIST, "%s is there and is no socket", path);
 	probe = conn_connect(path, NULL);
 	if (probe >= 0) {
 		(void)close(probe);
@@ -429,14 +464,17 @@ int conn_listen(struct loop *loop, const char *path, unsigned mode, conn_accept_
 		(void)unlink(addr.sun_path);
 		goto out;
 	}
-	rc = loop_fd_open(
-		loop, "listener", listener->fd, acceptable, listener, &listener->watch, err);
+	rc = loop_timer_open(loop, "listener", accept_again, listener, &listener->again, err);
+	if (rc == 0)
+		rc = loop_fd_open(loop, "listener", listener->fd, acceptable, listener,
+			&listener->watch, err);
 	if (rc == 0)
 		(void)loop_fd_want(listener->watch, LOOP_READ);
 out:
 	if (dirfd >= 0)
 		(void)close(dirfd);
 	if (rc < 0) {
+		loop_timer_close(listener->again);
 		if (listener->fd >= 0)
 			(void)close(listener->fd);
 		free(listener->path);
@@ -452,6 +490,7 @@ void conn_listener_close(struct conn_listener *listener, bool unlink_path)
 	if (!listener)
 		return;
 	loop_fd_close(listener->watch);
+	loop_timer_close(listener->again);
 	(void)close(listener->fd);
 	if (unlink_path)
 		(void)unlink(listener->path);
