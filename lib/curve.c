@@ -156,6 +156,7 @@ bad:
 
 struct curve_zap {
 	struct loop *loop;
+	struct zctx *ctx;
 	void *zmq;
 	struct loop_fd *watch;
 	struct loop_defer *pump;
@@ -248,9 +249,12 @@ int curve_zap_open(struct loop *loop, struct zctx *ctx, curve_allow_fn *allow, v
 	if (!zap)
 		return err_set(err, -ENOMEM, "memory is short");
 	zap->loop = loop;
+	zap->ctx = ctx;
 	zap->allow = allow;
 	zap->arg = arg;
 	zap->zmq = zmq_socket(zctx_raw(ctx), ZMQ_REP);
+	if (zap->zmq)
+		zctx_count(ctx, 1);
 	if (!zap->zmq || zmq_setsockopt(zap->zmq, ZMQ_LINGER, &linger, sizeof(linger)) < 0 ||
 		zmq_bind(zap->zmq, "inproc://zeromq.zap.01") < 0 ||
 		zmq_getsockopt(zap->zmq, ZMQ_FD, &fd, &size) < 0) {
@@ -277,7 +281,9 @@ void curve_zap_close(struct curve_zap *zap)
 		return;
 	loop_fd_close(zap->watch);
 	loop_defer_close(zap->pump);
-	if (zap->zmq)
+	if (zap->zmq) {
 		(void)zmq_close(zap->zmq);
+		zctx_count(zap->ctx, -1);
+	}
 	free(zap);
 }

@@ -38,8 +38,8 @@ int curve_token_parse(const char *text, struct curve_token *out, struct err *err
  * opened before the first server socket is bound.  ALLOW fills USER (at most 63
  * bytes, becomes zpeer.user) and returns 0 to let the key in. */
 struct curve_zap;
-typedef int curve_allow_fn(void *arg, const uint8_t pubkey[CURVE_KEY], const char *address,
-	char user[64]);
+typedef int curve_allow_fn(
+	void *arg, const uint8_t pubkey[CURVE_KEY], const char *address, char user[64]);
 int curve_zap_open(struct loop *loop, struct zctx *ctx, curve_allow_fn *allow, void *arg,
 	struct curve_zap **out, struct err *err);
 void curve_zap_close(struct curve_zap *zap);

@@ -22,7 +22,21 @@ struct rpc {
 	struct call **heap;
 	size_t heap_size, heap_room;
 	uint64_t next_id;
+	unsigned depth; /* loops over callbacks on the stack */
+	bool freed;	/* by a callback; the last of those loops releases it */
 };
+
+static void release(struct rpc *rpc)
+{
+	free(rpc->heap);
+	free(rpc);
+}
+
+static void leave(struct rpc *rpc)
+{
+	if (--rpc->depth == 0 && rpc->freed)
+		release(rpc);
+}
 
 static void place(struct rpc *rpc, size_t slot, struct call *call)
 {
@@ -118,6 +132,7 @@ static void expire(void *arg)
 	uint64_t now = loop_now(rpc->loop);
 	struct err err;
 
+	rpc->depth++;
 	/* Each callback may add or cancel others: look at the top anew each time. */
 	while (rpc->heap_size && rpc->heap[1]->deadline <= now) {
 		struct call *call = rpc->heap[1];
@@ -129,7 +144,9 @@ static void expire(void *arg)
 		drop(rpc, call);
 		fn(fn_arg, NULL, NULL, 0, &err);
 	}
-	arm(rpc);
+	if (!rpc->freed)
+		arm(rpc);
+	leave(rpc);
 }
 
 int rpc_new(struct loop *loop, struct rpc **out, struct err *err)
@@ -215,6 +232,7 @@ void rpc_fail_all(struct rpc *rpc, const struct err *err)
 	struct call *call, *next;
 	bool again = true;
 
+	rpc->depth++;
 	while (again) {
 		again = false;
 		HASH_ITER (hh, rpc->calls, call, next) {
@@ -230,7 +248,9 @@ void rpc_fail_all(struct rpc *rpc, const struct err *err)
 			break;
 		}
 	}
-	arm(rpc);
+	if (!rpc->freed)
+		arm(rpc);
+	leave(rpc);
 }
 
 size_t rpc_pending(const struct rpc *rpc)
@@ -242,11 +262,12 @@ void rpc_free(struct rpc *rpc)
 {
 	struct call *call, *next;
 
-	if (!rpc)
+	if (!rpc || rpc->freed)
 		return;
 	HASH_ITER (hh, rpc->calls, call, next)
 		drop(rpc, call);
 	loop_timer_close(rpc->timer);
-	free(rpc->heap);
-	free(rpc);
+	rpc->freed = true;
+	if (rpc->depth == 0)
+		release(rpc);
 }

@@ -26,6 +26,6 @@ bool rpc_deliver(struct rpc *rpc, const Um__Envelope *env, const void *bulk, siz
 void rpc_cancel(struct rpc *rpc, uint64_t id); /* no callback */
 void rpc_fail_all(struct rpc *rpc, const struct err *err);
 size_t rpc_pending(const struct rpc *rpc);
-void rpc_free(struct rpc *rpc); /* no callbacks */
+void rpc_free(struct rpc *rpc); /* no callbacks; safe inside one */
 
 #endif

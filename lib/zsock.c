@@ -19,10 +19,12 @@
 
 struct zctx {
 	void *zmq;
+	unsigned open; /* sockets of ours */
 };
 
 struct zsock {
 	struct loop *loop;
+	struct zctx *ctx;
 	void *zmq, *monitor;
 	struct loop_fd *watch, *monitor_watch;
 	struct loop_defer *pump, *monitor_pump;
@@ -32,6 +34,7 @@ struct zsock {
 	char name[64];
 	char endpoint[256];
 	bool ipc;
+	bool up; /* DEALER: the handshake is through */
 	bool closed;
 	unsigned depth;
 	struct log_rate rate;
@@ -48,7 +51,7 @@ int zctx_new(struct zctx **out, struct err *err)
 		free(ctx);
 		return err_set(err, -ENOMEM, "ZeroMQ does not start");
 	}
-	/* An agent of 10,000 hosts' scheduler needs more than the default 1023. */
+	/* Sockets of this program, not connections. */
 	(void)zmq_ctx_set(ctx->zmq, ZMQ_MAX_SOCKETS, 4096);
 	*out = ctx;
 	return 0;
@@ -58,6 +61,12 @@ void zctx_free(struct zctx *ctx)
 {
 	if (!ctx)
 		return;
+	if (ctx->open) {
+		/* Ending the context would wait for them for ever. */
+		log_error("sockets still open at the end", LOG_U64("sockets", ctx->open));
+		(void)zmq_ctx_shutdown(ctx->zmq);
+		return;
+	}
 	/* Waits for what lingers, at most each socket's linger time. */
 	while (zmq_ctx_term(ctx->zmq) < 0 && zmq_errno() == EINTR)
 		;
@@ -67,6 +76,11 @@ void zctx_free(struct zctx *ctx)
 void *zctx_raw(struct zctx *ctx)
 {
 	return ctx->zmq;
+}
+
+void zctx_count(struct zctx *ctx, int change)
+{
+	ctx->open += (unsigned)change;
 }
 
 static int zmq_fail(struct err *err, const struct zsock *sock, const char *what)
@@ -108,7 +122,8 @@ static int set_options(struct zsock *sock, struct err *err)
 		{ZMQ_RECONNECT_IVL, RECONNECT_MS},
 		{ZMQ_RECONNECT_IVL_MAX, RECONNECT_MAX_MS},
 	};
-	int64_t max = WIRE_MESSAGE_MAX;
+	/* CURVE wraps each part: 33 bytes and a nonce (RFC 26). */
+	int64_t max = WIRE_MESSAGE_MAX + 256;
 	int rc = 0;
 
 	for (size_t i = 0; rc == 0 && i < sizeof(ints) / sizeof(ints[0]); i++)
@@ -293,8 +308,15 @@ static void woken(void *arg, unsigned events)
 
 /* ---------------------------------------------------------------- monitor */
 
+static void tell(struct zsock *sock, bool up, const char *detail)
+{
+	sock->up = up;
+	sock->ops.on_state(sock->arg, sock, up, detail);
+}
+
 static bool monitor_event(struct zsock *sock)
 {
+	static const char no_handshake[] = "the handshake failed (is the server key right?)";
 	zmq_msg_t part;
 	uint16_t event = 0;
 	uint32_t value = 0;
@@ -320,20 +342,20 @@ static bool monitor_event(struct zsock *sock)
 		return false;
 	switch (event) {
 	case ZMQ_EVENT_HANDSHAKE_SUCCEEDED:
-		sock->ops.on_state(sock->arg, sock, true, "connected");
+		tell(sock, true, "connected");
 		break;
 	case ZMQ_EVENT_DISCONNECTED:
-		sock->ops.on_state(sock->arg, sock, false, "disconnected");
+		/* A server that cannot read our first words just closes. */
+		tell(sock, false, sock->up ? "disconnected" : no_handshake);
 		break;
 	case ZMQ_EVENT_HANDSHAKE_FAILED_AUTH:
 		(void)str_format(detail, sizeof(detail),
 			"the server refuses this key (ZAP status %u)", value);
-		sock->ops.on_state(sock->arg, sock, false, detail);
+		tell(sock, false, detail);
 		break;
 	case ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL:
 	case ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-		sock->ops.on_state(
-			sock->arg, sock, false, "the handshake failed (is the server key right?)");
+		tell(sock, false, no_handshake);
 		break;
 	default:
 		break;
@@ -408,6 +430,7 @@ int zsock_open(struct loop *loop, struct zctx *ctx, const struct zsock_config *c
 	if (!sock)
 		return err_set(err, -ENOMEM, "memory is short for a socket");
 	sock->loop = loop;
+	sock->ctx = ctx;
 	sock->config = *config;
 	sock->ops = *ops;
 	sock->arg = arg;
@@ -418,6 +441,7 @@ int zsock_open(struct loop *loop, struct zctx *ctx, const struct zsock_config *c
 		rc = zmq_fail(err, sock, "open");
 		goto fail;
 	}
+	zctx_count(ctx, 1);
 	rc = set_options(sock, err);
 	if (rc == 0)
 		rc = loop_defer_open(loop, "zsock", pump, sock, &sock->pump, err);
@@ -443,14 +467,17 @@ fail:
 int zsock_bind(struct zsock *sock, const char *endpoint, struct err *err)
 {
 	size_t size = sizeof(sock->endpoint);
+	bool ipc = str_starts(endpoint, "ipc://");
+	/* Who may connect is decided by the file's mode, from the beginning. */
+	mode_t mask = ipc ? umask(0177) : 0;
+	int rc = zmq_bind(sock->zmq, endpoint) < 0 ? zmq_fail(err, sock, "bind") : 0;
 
-	if (zmq_bind(sock->zmq, endpoint) < 0) {
-		(void)zmq_fail(err, sock, "bind");
+	if (ipc)
+		(void)umask(mask);
+	if (rc < 0)
 		return err_wrap(err, "%s", endpoint);
-	}
-	sock->ipc = str_starts(endpoint, "ipc://");
-	/* Who may connect is decided by the file's mode. */
-	if (sock->ipc && chmod(endpoint + 6, 0600) < 0)
+	sock->ipc = ipc;
+	if (ipc && chmod(endpoint + 6, 0600) < 0)
 		return err_errno(err, errno, "%s", endpoint);
 	if (zmq_getsockopt(sock->zmq, ZMQ_LAST_ENDPOINT, sock->endpoint, &size) < 0)
 		return zmq_fail(err, sock, "endpoint");
@@ -529,6 +556,8 @@ void zsock_close(struct zsock *sock, int linger_ms)
 		return;
 	sock->closed = true;
 	sock->depth++;
+	if (linger_ms < 0) /* for ever, to ZeroMQ */
+		linger_ms = 0;
 	/* The watchers go before the sockets, whose descriptors they watch. */
 	loop_fd_close(sock->watch);
 	loop_fd_close(sock->monitor_watch);
@@ -541,6 +570,7 @@ void zsock_close(struct zsock *sock, int linger_ms)
 	if (sock->zmq) {
 		(void)zmq_setsockopt(sock->zmq, ZMQ_LINGER, &linger_ms, sizeof(linger_ms));
 		(void)zmq_close(sock->zmq);
+		zctx_count(sock->ctx, -1);
 	}
 	leave(sock);
 }

@@ -23,10 +23,9 @@ struct zsock;
 struct zpeer {
 	uint8_t id[ZPEER_ID_MAX]; /* routing id */
 	size_t id_size;
-	char user[64]; /* User-Id given by the ZAP handler: hex of the public key's
-			* first bytes or a name; "" on ipc */
+	char user[64];	    /* the name that the ZAP handler gave the key; "" on ipc */
 	uint8_t pubkey[32]; /* all zero on ipc */
-	bool local; /* came over ipc */
+	bool local;	    /* came over ipc */
 };
 
 enum zsock_type { ZSOCK_ROUTER, ZSOCK_DEALER };
@@ -39,7 +38,7 @@ struct zsock_config {
 	const uint8_t *secret_key, *public_key;
 	const uint8_t *server_key; /* client: whom we expect */
 	bool server;		   /* ROUTER: CURVE server with ZAP */
-	const char *routing_id; /* client: fixed routing id, or NULL */
+	const char *routing_id;	   /* client: fixed routing id, or NULL */
 };
 
 struct zsock_ops {
@@ -57,8 +56,12 @@ struct zsock_ops {
 };
 
 int zctx_new(struct zctx **out, struct err *err);
-void zctx_free(struct zctx *ctx); /* after all sockets are closed */
-void *zctx_raw(struct zctx *ctx); /* for lib/curve.c */
+/* After all sockets are closed; waits at most for the longest linger of them.
+ * Sockets still open are logged, and the context is left behind. */
+void zctx_free(struct zctx *ctx);
+/* For lib/curve.c: the context of ZeroMQ, and that one socket more or less is in it. */
+void *zctx_raw(struct zctx *ctx);
+void zctx_count(struct zctx *ctx, int change);
 
 int zsock_open(struct loop *loop, struct zctx *ctx, const struct zsock_config *config,
 	const struct zsock_ops *ops, void *arg, struct zsock **out, struct err *err);
