@@ -153,6 +153,7 @@ static int session(struct ctl *ctl, Um__StreamOpen *open, bool with_input, bool 
 	outpipe_open(&se->err, &se->stream, 2);
 	if (stream_open(&se->stream, ctl, open, &ops, se, &err) < 0) {
 		rc = ctl->interrupted ? 130
+		     : se->out.broken ? 128 + SIGPIPE
 		     : se->stream.exit_status > 0
 			     ? (ctl_fail_err(&err), se->stream.exit_status & 255)
 			     : ctl_fail_err(&err);

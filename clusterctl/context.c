@@ -78,8 +78,8 @@ static int load(const char *path, struct ydoc **doc, struct err *err)
 	return rc;
 }
 
-static int from_node(const struct ynode *node, const char *path, struct context *out,
-	struct err *err)
+static int from_node(
+	const struct ynode *node, const char *path, struct context *out, struct err *err)
 {
 	char key[CURVE_TEXT] = "";
 
@@ -102,7 +102,8 @@ static int check(struct context *c, struct err *err)
 {
 	if (str_starts(c->endpoint, "tcp://") && (!*c->key_file || !c->has_server_key))
 		return err_set(err, -EINVAL,
-			"%s needs keys: use a context with server_key and key_file (see 'clusterctl context --help')",
+			"%s needs keys: use a context with server_key and key_file (see "
+			"'clusterctl context --help')",
 			c->endpoint);
 	if (!str_starts(c->endpoint, "tcp://") && !str_starts(c->endpoint, "ipc://"))
 		return err_set(err, -EINVAL,

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "image/via.h"
 #include "lib/rpc.h"
@@ -37,6 +38,8 @@ struct verb {
 /* verbs.c; ends with a NULL name */
 extern const struct verb verbs[];
 const struct verb *verb_find(const char *name);
+/* The list of verbs and what is common to them. */
+void verbs_show(FILE *to);
 
 struct ctl {
 	const char *server, *context; /* --server, --context or the environment */

@@ -8,38 +8,6 @@
 #include "lib/log.h"
 #include "lib/str.h"
 
-static void show_verbs(FILE *to)
-{
-	(void)fprintf(to, "usage: clusterctl [--server ENDPOINT | --context NAME] VERB ...\n"
-			  "Runs labs of Linux machines on an Umlaut cluster.\n\nVerbs:\n");
-	for (const struct verb *v = verbs; v->name; v++)
-		(void)fprintf(to, "  %-11s %s\n", v->name, v->summary);
-	(void)fprintf(to,
-		"\n'clusterctl VERB --help' tells more of each.\n"
-		"\nWhich cluster: --server ENDPOINT (UMLAUT_SERVER), else --context NAME\n"
-		"(UMLAUT_CONTEXT) or the current one of the first file of: $UMLAUT_CONFIG,\n"
-		"umlaut-context.yaml above the program's folder, ~/.config/umlaut/contexts.yaml,\n"
-		"/etc/umlaut/contexts.yaml; else ipc:///run/umlaut/scheduler.sock.\n"
-		"\nExit status: 0 success, 1 failure, 2 wrong usage, 3 not found, 4 timeout,\n"
-		"5 the scheduler cannot be reached, 6 refused for this key; exec: that of the\n"
-		"command, 128 + N when signal N ended it.\n");
-}
-
-int cmd_help(struct ctl *ctl, int argc, char **argv)
-{
-	const struct verb *v;
-
-	if (argc < 2) {
-		show_verbs(stdout);
-		return EXIT_OK;
-	}
-	v = verb_find(argv[1]);
-	if (!v)
-		return ctl_usage(ctl, "no verb '%s'", argv[1]);
-	(void)fputs(v->help, stdout);
-	return EXIT_OK;
-}
-
 /* Takes --server and --context out of argv, wherever they stand before "--". */
 static int global_options(struct ctl *ctl, int *argc, char **argv)
 {
@@ -105,11 +73,11 @@ int main(int argc, char **argv)
 	if (rc)
 		return rc;
 	if (argc < 2) {
-		show_verbs(stderr);
+		verbs_show(stderr);
 		return EXIT_USAGE;
 	}
 	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
-		show_verbs(stdout);
+		verbs_show(stdout);
 		return EXIT_OK;
 	}
 	if (strcmp(argv[1], "--version") == 0)
@@ -122,7 +90,8 @@ int main(int argc, char **argv)
 			names[count++] = v->name;
 		near = str_nearest(argv[1], names, count);
 		return ctl_fail(EXIT_USAGE, "no verb '%s'%s%s%s; 'clusterctl help' lists them",
-			argv[1], near ? ", did you mean '" : "", near ? near : "", near ? "'?" : "");
+			argv[1], near ? ", did you mean '" : "", near ? near : "",
+			near ? "'?" : "");
 	}
 	if (wants_help(argc - 1, argv + 1)) {
 		(void)fputs(ctl.verb->help, stdout);

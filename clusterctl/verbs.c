@@ -1,4 +1,5 @@
 /* The verbs of clusterctl and their help: one table. */
+#include <stdio.h>
 #include <string.h>
 
 #include "clusterctl/ctl.h"
@@ -149,4 +150,36 @@ const struct verb *verb_find(const char *name)
 		if (strcmp(v->name, name) == 0)
 			return v;
 	return NULL;
+}
+
+void verbs_show(FILE *to)
+{
+	(void)fprintf(to, "usage: clusterctl [--server ENDPOINT | --context NAME] VERB ...\n"
+			  "Runs labs of Linux machines on an Umlaut cluster.\n\nVerbs:\n");
+	for (const struct verb *v = verbs; v->name; v++)
+		(void)fprintf(to, "  %-11s %s\n", v->name, v->summary);
+	(void)fprintf(to,
+		"\n'clusterctl VERB --help' tells more of each.\n"
+		"\nWhich cluster: --server ENDPOINT (UMLAUT_SERVER), else --context NAME\n"
+		"(UMLAUT_CONTEXT) or the current one of the first file of: $UMLAUT_CONFIG,\n"
+		"umlaut-context.yaml above the program's folder, ~/.config/umlaut/contexts.yaml,\n"
+		"/etc/umlaut/contexts.yaml; else ipc:///run/umlaut/scheduler.sock.\n"
+		"\nExit status: 0 success, 1 failure, 2 wrong usage, 3 not found, 4 timeout,\n"
+		"5 the scheduler cannot be reached, 6 refused for this key; exec: that of the\n"
+		"command, 128 + N when signal N ended it.\n");
+}
+
+int cmd_help(struct ctl *ctl, int argc, char **argv)
+{
+	const struct verb *v;
+
+	if (argc < 2) {
+		verbs_show(stdout);
+		return EXIT_OK;
+	}
+	v = verb_find(argv[1]);
+	if (!v)
+		return ctl_usage(ctl, "no verb '%s'", argv[1]);
+	(void)fputs(v->help, stdout);
+	return EXIT_OK;
 }
