@@ -91,7 +91,7 @@ check "an old guest knows the new one by name" wait_until 20 ctl exec lab/left-1
 # Stop, start, restart.
 ctl exec lab/left-5 -- sh -c 'echo kept > /root/kept; sync'
 check "stop" ctl stop lab/left-5
-check "it stops" wait_until 30 test "$(guest_json lab/left-5 state)" = stopped || wait_until 30 sh -c "$BIN/clusterctl get guests lab/left-5 -o json | jq -e '.[0].state == \"stopped\"'"
+check "it stops" wait_until 30 sh -c "$BIN/clusterctl get guests lab/left-5 -o json | jq -e '.[0].state == \"stopped\"'"
 check "start" ctl start lab/left-5
 check "it is ready again" wait_until 60 sh -c "$BIN/clusterctl get guests lab/left-5 -o json | jq -e '.[0].ready'"
 equal "its disk was kept" kept "$(ctl exec lab/left-5 -- cat /root/kept)"
@@ -105,7 +105,7 @@ ctl exec lab/nobody -- true > "$STATE/out" 2>&1; equal "an unknown guest is 'not
 check "delete" ctl delete lab --wait
 equal "nothing is left in the cluster" 0 "$(ctl get guests -o json | jq length)"
 for h in h1 h2 h3; do
-	check "$h has no guest process" wait_until 20 sh -c "! pgrep -f '$STATE/bed/$h/state/guests/' > /dev/null"
+	check "$h has no guest process" wait_until 20 sh -c "! pgrep -f '$STATE/bed/$h/state/guest[s]/' > /dev/null"
 	check "$h has no overlay device" wait_until 10 sh -c "! nsenter --net='$STATE/bed/$h/state/overlay.netns' ip -o link | grep -qE ' (b|x|t)[0-9]'"
 done
 finish
