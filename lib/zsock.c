@@ -34,7 +34,8 @@ struct zsock {
 	char name[64];
 	char endpoint[256];
 	bool ipc;
-	bool up; /* DEALER: the handshake is through */
+	bool up;      /* DEALER: the handshake is through */
+	bool refused; /* DEALER: said so, for this connection */
 	bool closed;
 	unsigned depth;
 	struct log_rate rate;
@@ -311,6 +312,7 @@ static void woken(void *arg, unsigned events)
 static void tell(struct zsock *sock, bool up, const char *detail)
 {
 	sock->up = up;
+	sock->refused = !up;
 	sock->ops.on_state(sock->arg, sock, up, detail);
 }
 
@@ -341,12 +343,16 @@ static bool monitor_event(struct zsock *sock)
 	if (!got)
 		return false;
 	switch (event) {
+	case ZMQ_EVENT_CONNECTED:
+		sock->refused = false;
+		break;
 	case ZMQ_EVENT_HANDSHAKE_SUCCEEDED:
 		tell(sock, true, "connected");
 		break;
 	case ZMQ_EVENT_DISCONNECTED:
 		/* A server that cannot read our first words just closes. */
-		tell(sock, false, sock->up ? "disconnected" : no_handshake);
+		if (!sock->refused)
+			tell(sock, false, sock->up ? "disconnected" : no_handshake);
 		break;
 	case ZMQ_EVENT_HANDSHAKE_FAILED_AUTH:
 		(void)str_format(detail, sizeof(detail),
@@ -400,7 +406,7 @@ static int open_monitor(struct zsock *sock, struct zctx *ctx, struct err *err)
 
 	(void)str_format(endpoint, sizeof(endpoint), "inproc://monitor-%p", (void *)sock);
 	if (zmq_socket_monitor(sock->zmq, endpoint,
-		    ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED |
+		    ZMQ_EVENT_CONNECTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED |
 			    ZMQ_EVENT_HANDSHAKE_FAILED_AUTH | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |
 			    ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL) < 0)
 		return zmq_fail(err, sock, "monitor");
