@@ -14,9 +14,9 @@
 
 struct buf {
 	uint8_t *data;
-	size_t size;	 /* bytes used */
+	size_t size; /* bytes used */
 	size_t capacity;
-	bool failed; /* sticky: memory was short or the limit was hit */
+	bool failed;  /* sticky: memory was short or the limit was hit */
 	size_t limit; /* 0: none */
 };
 

@@ -28,10 +28,10 @@ struct conn_ops {
 };
 
 struct conn_config {
-	const char *name; /* for logs */
+	const char *name;   /* for logs */
 	size_t message_max; /* WIRE_MESSAGE_MAX or WIRE_LINE_MAX */
-	size_t queue_max; /* 0: 4 MiB */
-	bool resync; /* guest line: skip to the next magic */
+	size_t queue_max;   /* 0: 4 MiB */
+	bool resync;	    /* guest line: skip to the next magic */
 };
 
 /* Takes ownership of FD (made non-blocking) on success. */

@@ -41,8 +41,8 @@ int err_errno(struct err *err, int code, const char *fmt, ...)
 	used = strlen(err->msg);
 	/* strerrordesc_np() is thread-safe, unlike strerror(). */
 	const char *text = strerrordesc_np(-code);
-	(void)snprintf(err->msg + used, sizeof(err->msg) - used, ": %s",
-		       text ? text : "unknown error");
+	(void)snprintf(
+		err->msg + used, sizeof(err->msg) - used, ": %s", text ? text : "unknown error");
 	return code;
 }
 

@@ -29,8 +29,7 @@ struct err {
 /* Fills *err (if not NULL) with CODE (a negative errno; a positive one is
  * negated, 0 becomes -EIO) and the message.  Returns the negative code, so that
  * `return err_set(err, -EINVAL, "memory: '%s' is not a size", s);` is one line. */
-int err_set(struct err *err, int code, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
+int err_set(struct err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* As err_set(), and appends ": " and the text of CODE's errno.  For failed
  * system calls: `return err_errno(err, errno, "open %s", path);` */

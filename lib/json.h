@@ -10,7 +10,7 @@
 struct json {
 	struct buf *out;
 	unsigned depth;
-	uint64_t comma; /* bit per depth: a value was written */
+	uint64_t comma;	 /* bit per depth: a value was written */
 	uint64_t object; /* bit per depth: an object */
 	unsigned indent; /* 0: compact */
 };

@@ -62,16 +62,19 @@ int log_level_parse(const char *text, enum log_level *level, struct err *err);
 /* FIELDS ends with LOG_END. */
 void log_write(enum log_level level, const char *msg, const struct log_field *fields);
 
-#define log_at(level, msg, ...)                                                                    \
-	do {                                                                                       \
-		if (log_enabled(level))                                                            \
-			log_write((level), (msg),                                                  \
-				(const struct log_field[]){__VA_ARGS__ __VA_OPT__(, ) LOG_END});   \
+/* The first element is there only so that a list without fields is no error
+ * (the comma goes with ##, which cppcheck knows, unlike __VA_OPT__). */
+#define log_at(level, msg, ...)                                                \
+	do {                                                                   \
+		if (log_enabled(level))                                        \
+			log_write((level), (msg),                              \
+				&((const struct log_field[]){                  \
+					LOG_END, ##__VA_ARGS__, LOG_END})[1]); \
 	} while (0)
-#define log_debug(msg, ...) log_at(LOG_DEBUG, msg __VA_OPT__(, ) __VA_ARGS__)
-#define log_info(msg, ...) log_at(LOG_INFO, msg __VA_OPT__(, ) __VA_ARGS__)
-#define log_warn(msg, ...) log_at(LOG_WARN, msg __VA_OPT__(, ) __VA_ARGS__)
-#define log_error(msg, ...) log_at(LOG_ERROR, msg __VA_OPT__(, ) __VA_ARGS__)
+#define log_debug(msg, ...) log_at(LOG_DEBUG, msg, ##__VA_ARGS__)
+#define log_info(msg, ...) log_at(LOG_INFO, msg, ##__VA_ARGS__)
+#define log_warn(msg, ...) log_at(LOG_WARN, msg, ##__VA_ARGS__)
+#define log_error(msg, ...) log_at(LOG_ERROR, msg, ##__VA_ARGS__)
 
 /* For messages a peer can provoke: lets through 5 in 10 seconds per `struct
  * log_rate`, and tells how many were dropped with the next one. */

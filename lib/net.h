@@ -11,7 +11,7 @@
 #define NET_ADDR_TEXT 64 /* any of the texts below */
 
 struct net_addr {
-	uint8_t family; /* 0 unset, 4 or 6 */
+	uint8_t family;	   /* 0 unset, 4 or 6 */
 	uint8_t bytes[16]; /* network order; the first 4 for IPv4 */
 };
 
