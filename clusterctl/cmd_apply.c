@@ -130,6 +130,19 @@ static int on_change(void *arg, const Um__Envelope *env)
 	return done(w) ? 1 : 0;
 }
 
+/* Asked anew: what went away meanwhile is not told. */
+static void on_again(void *arg)
+{
+	struct wait *w = arg;
+	struct seen *s, *next;
+
+	HASH_ITER (hh, w->guests, s, next) {
+		HASH_DEL(w->guests, s);
+		free(s);
+	}
+	w->synced = false;
+}
+
 struct deadline {
 	struct ctl *ctl;
 	struct wait *wait;
@@ -178,7 +191,7 @@ static int wait_for(struct ctl *ctl, const char *deployment, bool gone, uint64_t
 	rc = loop_timer_open(ctl->loop, "deadline", on_second, &d, &d.timer, &err);
 	if (rc == 0) {
 		loop_timer_arm(d.timer, timeout_ms < 1000 ? timeout_ms : 1000);
-		rc = ctl_call(ctl, &env, 0, on_change, &w, &err);
+		rc = ctl_watch(ctl, &env, on_change, on_again, &w, &err);
 	}
 	loop_timer_close(d.timer);
 	if (w.tty)

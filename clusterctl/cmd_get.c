@@ -1,16 +1,23 @@
-/* get and describe. */
+/* get: lists, once or as they change. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <uthash.h>
 
 #include "clusterctl/show.h"
+#include "clusterctl/yamlout.h"
 #include "lib/str.h"
 
 #define LIST_MS 60000u
 
 enum format { TABLE, WIDE, JSON, YAML, NAME };
+
+/* While watching: what is gone is told by its number, and shown by its name. */
+struct shown {
+	char *key, *name;
+	UT_hash_handle hh;
+};
 
 struct get {
 	struct ctl *ctl;
@@ -18,9 +25,13 @@ struct get {
 	enum format format;
 	struct table *table;
 	struct json json;
-	struct buf out;
+	struct buf out, row;
 	size_t rows;
-	bool watch, synced;
+	bool watch, synced, header;
+	struct shown *shown;
+	char **names; /* asked for */
+	size_t name_count;
+	bool *found;
 };
 
 static int flush_out(struct get *g)
@@ -31,128 +42,143 @@ static int flush_out(struct get *g)
 	return 0;
 }
 
-/* JSON is YAML's flow style; block style is easier on the eye.  Written from the
- * JSON text, whose strings are valid YAML in double quotes. */
-static void yaml_from_json(const char *p, FILE *to)
+static void remember(struct get *g, const char *key, const char *name)
 {
-	unsigned depth = 0;
-	bool first = true;
+	struct shown *s;
 
-	for (; *p; p++) {
-		if (*p == '"') {
-			do {
-				if (*p == '\\')
-					(void)fputc(*p++, to);
-				(void)fputc(*p++, to);
-			} while (*p && *p != '"');
-			(void)fputc('"', to);
-			if (p[1] == ':') {
-				(void)fputs(": ", to);
-				p++;
-			}
-			continue;
-		}
-		if (*p == '{' || *p == '[') {
-			if (p[1] == '}' || p[1] == ']') {
-				(void)fputc(*p, to);
-				(void)fputc(*++p, to);
-				continue;
-			}
-			depth++;
-		}
-		if (*p == '}' || *p == ']') {
-			depth--;
-			continue;
-		}
-		if (*p == '{' || *p == '[' || *p == ',') {
-			/* A list's items begin with "- ", and so does an object in one. */
-			const char *q = p;
-			bool item;
-
-			while (*q == '{' || *q == '[' || *q == ',')
-				q++;
-			item = *p == '[' || (*p == ',' && *q != '"') || (*p == ',' && p[1] == '{');
-			if (!first || *p == ',')
-				(void)fprintf(to, "\n%*s", (int)(depth * 2 - 2), "");
-			if (item)
-				(void)fputs("- ", to);
-			if (p[1] == '{' && item) {
-				p++;
-				depth++;
-			}
-			first = false;
-			continue;
-		}
-		(void)fputc(*p, to);
+	HASH_FIND_STR(g->shown, key, s);
+	if (s)
+		return;
+	s = calloc(1, sizeof(*s));
+	if (s) {
+		s->key = str_dup(key);
+		s->name = str_dup(name);
 	}
-	(void)fputc('\n', to);
+	if (!s || !s->key || !s->name)
+		abort();
+	HASH_ADD_KEYPTR(hh, g->shown, s->key, strlen(s->key), s);
 }
 
-static int print_rows(struct get *g, const Um__GetReply *r)
+static void forget(struct get *g, struct shown *s)
 {
-	size_t n = show_count(r, g->kind->kind);
-	bool wide = g->format == WIDE;
-
-	for (size_t i = 0; i < n; i++) {
-		g->rows++;
-		switch (g->format) {
-		case TABLE:
-		case WIDE:
-			(void)show_cells(r, g->kind->kind, i, wide, g->table);
-			break;
-		case NAME:
-			buf_printf(&g->out, "%s\n", show_name(r, g->kind->kind, i));
-			break;
-		case JSON:
-		case YAML:
-			if (g->watch) {
-				/* One object a line. */
-				json_init(&g->json, &g->out, 0);
-				(void)show_json(r, g->kind->kind, i, &g->json);
-				buf_add_byte(&g->out, '\n');
-			} else {
-				(void)show_json(r, g->kind->kind, i, &g->json);
-			}
-			break;
-		}
-	}
-	return g->watch ? flush_out(g) : 0;
+	HASH_DEL(g->shown, s);
+	free(s->key);
+	free(s->name);
+	free(s);
 }
 
-static void new_table(struct get *g)
+static void forget_all(struct get *g)
 {
-	bool wide = g->format == WIDE;
+	struct shown *s, *next;
 
-	g->table = table_new(wide ? g->kind->wide : g->kind->columns,
-		wide ? g->kind->wide_count : g->kind->column_count);
+	HASH_ITER (hh, g->shown, s, next)
+		forget(g, s);
+}
+
+/* "dep/guest" was asked for by that name, or by "guest". */
+static void mark_found(struct get *g, const char *name)
+{
+	const char *slash = strchr(name, '/');
+
+	for (size_t i = 0; i < g->name_count; i++)
+		if (strcmp(g->names[i], name) == 0 ||
+			(slash && strcmp(g->names[i], slash + 1) == 0))
+			g->found[i] = true;
+}
+
+static int print_row(struct get *g, const Um__GetReply *r, size_t i)
+{
+	struct err err = ERR_INIT;
+	Um__Kind kind = g->kind->kind;
+
+	switch (g->format) {
+	case TABLE:
+	case WIDE:
+		(void)show_cells(r, kind, i, g->format == WIDE, g->table);
+		break;
+	case NAME:
+		buf_printf(&g->out, "%s\n", show_name(r, kind, i));
+		break;
+	case JSON:
+		if (g->watch) /* one object a line */
+			json_init(&g->json, &g->out, 0);
+		(void)show_json(r, kind, i, &g->json);
+		if (g->watch)
+			buf_add_byte(&g->out, '\n');
+		break;
+	case YAML:
+		g->row.size = 0;
+		json_init(&g->json, &g->row, 0);
+		(void)show_json(r, kind, i, &g->json);
+		if (yamlout((const char *)g->row.data, g->row.size, true, &g->out, &err) < 0)
+			return err.code;
+		break;
+	}
+	return 0;
+}
+
+static void print_deleted(struct get *g, const char *key)
+{
+	struct json j;
+	struct shown *s;
+
+	HASH_FIND_STR(g->shown, key, s);
+	if (!s)
+		return; /* not of this list */
+	if (g->format == JSON) {
+		json_init(&j, &g->out, 0);
+		json_object(&j, NULL);
+		json_str(&j, "name", s->name);
+		json_bool(&j, "deleted", true);
+		json_end(&j);
+		buf_add_byte(&g->out, '\n');
+	} else if (g->format == YAML) {
+		buf_printf(&g->out, "- name: %s\n  deleted: true\n", s->name);
+	} else {
+		buf_printf(&g->out, "%s is gone\n", s->name);
+	}
+	forget(g, s);
 }
 
 static int on_reply(void *arg, const Um__Envelope *env)
 {
 	struct get *g = arg;
 	const Um__GetReply *r = env->get_reply;
-	bool header;
+	int rc = 0;
 
 	if (env->body_case != UM__ENVELOPE__BODY_GET_REPLY)
 		return -EPROTO;
-	if (print_rows(g, r) < 0)
-		return -EPIPE;
-	for (size_t i = 0; g->watch && i < r->n_deleted; i++) {
-		if (g->format == JSON || g->format == YAML)
-			(void)printf("{\"deleted\":\"%s\"}\n", r->deleted[i]);
-		else
-			(void)printf("%s is gone\n", r->deleted[i]);
+	for (size_t i = 0; i < show_count(r, g->kind->kind) && rc == 0; i++) {
+		char key[STR_FULLNAME_MAX + 1];
+
+		g->rows++;
+		mark_found(g, show_name(r, g->kind->kind, i));
+		if (g->watch) {
+			show_key(r, g->kind->kind, i, key);
+			remember(g, key, show_name(r, g->kind->kind, i));
+		}
+		rc = print_row(g, r, i);
 	}
-	if (!g->watch)
-		return 0;
-	if ((g->format == TABLE || g->format == WIDE) && (r->synced || g->synced)) {
-		header = !g->synced;
-		table_print(g->table, header);
-		table_free(g->table);
-		new_table(g);
-	}
+	if (!g->watch || rc < 0)
+		return rc < 0 ? rc : flush_out(g);
 	g->synced |= r->synced;
-	return fflush(stdout) == 0 ? 0 : -EPIPE;
+	if (g->synced && (g->format == TABLE || g->format == WIDE)) {
+		table_print(g->table, !g->header);
+		g->header = true;
+		table_clear(g->table);
+	}
+	for (size_t i = 0; i < r->n_deleted; i++)
+		print_deleted(g, r->deleted[i]);
+	rc = flush_out(g);
+	return rc < 0 || fflush(stdout) != 0 ? -EPIPE : 0;
+}
+
+static void on_again(void *arg)
+{
+	struct get *g = arg;
+
+	g->synced = false;
+	forget_all(g);
 }
 
 static int parse_format(struct ctl *ctl, const char *text, enum format *out)
@@ -170,14 +196,12 @@ static int parse_format(struct ctl *ctl, const char *text, enum format *out)
 
 static void finish(struct get *g)
 {
-	if (g->watch)
-		return;
 	switch (g->format) {
 	case TABLE:
 	case WIDE:
 		if (g->rows)
 			table_print(g->table, true);
-		else
+		else if (!g->name_count)
 			(void)fprintf(stderr, "no %s\n", g->kind->names[0]);
 		break;
 	case NAME:
@@ -187,15 +211,48 @@ static void finish(struct get *g)
 		buf_add_byte(&g->out, '\n');
 		break;
 	case YAML:
-		json_end(&g->json);
-		if (g->rows)
-			yaml_from_json(buf_text(&g->out), stdout);
-		else
-			(void)puts("[]");
-		g->out.size = 0;
+		if (!g->rows)
+			buf_add_str(&g->out, "[]\n");
 		break;
 	}
 	(void)flush_out(g);
+}
+
+static int fetch(struct get *g, Um__GetRequest *r)
+{
+	Um__Envelope env = wire_env(0);
+	struct err err = ERR_INIT;
+	int rc;
+
+	env.body_case = UM__ENVELOPE__BODY_GET_REQUEST;
+	env.get_request = r;
+	if (g->format == JSON && !g->watch) {
+		json_init(&g->json, &g->out, 2);
+		json_array(&g->json, NULL);
+	}
+	rc = g->watch ? ctl_watch(g->ctl, &env, on_reply, on_again, g, &err)
+		      : ctl_call(g->ctl, &env, LIST_MS, on_reply, g, &err);
+	if (rc == -EINTR)
+		return 130;
+	if (rc == -EPIPE)
+		return EXIT_FAILED;
+	if (rc < 0)
+		return ctl_fail_err(&err);
+	finish(g);
+	rc = EXIT_OK;
+	for (size_t i = 0; i < g->name_count; i++)
+		if (!g->found[i])
+			rc = ctl_fail(EXIT_NOT_FOUND, "no %s '%s'", g->kind->names[1], g->names[i]);
+	return rc;
+}
+
+static void release(struct get *g)
+{
+	forget_all(g);
+	table_free(g->table);
+	buf_free(&g->out);
+	buf_free(&g->row);
+	free(g->found);
 }
 
 int cmd_get(struct ctl *ctl, int argc, char **argv)
@@ -211,9 +268,7 @@ int cmd_get(struct ctl *ctl, int argc, char **argv)
 		{OPT_TEXT, "limit", 'n', &limit},
 		OPT_LAST,
 	};
-	Um__Envelope env = wire_env(0);
 	Um__GetRequest r = UM__GET_REQUEST__INIT;
-	struct err err = ERR_INIT;
 	uint64_t most;
 	int n = opt_parse(ctl, argc, argv, opts, NULL), rc;
 
@@ -223,137 +278,30 @@ int cmd_get(struct ctl *ctl, int argc, char **argv)
 		return ctl_usage(ctl, "get what? (%s)", kind_names());
 	g.kind = kind_find(argv[1]);
 	if (!g.kind)
-		return ctl_usage(ctl, "'%s' is none of %s", argv[1], kind_names());
+		return kind_unknown(ctl, argv[1]);
 	if (str_u64(limit, 0, 1000000, &most) < 0)
 		return ctl_usage(ctl, "--limit '%s' is not a number", limit);
 	rc = parse_format(ctl, format, &g.format);
-	if (rc)
-		return rc;
-	rc = ctl_connect(ctl);
+	if (rc == 0)
+		rc = ctl_connect(ctl);
 	if (rc)
 		return rc;
 	r.kind = g.kind->kind;
-	r.names = argv + 2;
-	r.n_names = (size_t)(n - 2);
+	r.names = g.names = argv + 2;
+	r.n_names = g.name_count = (size_t)(n - 2);
 	r.deployment = (char *)(uintptr_t)deployment;
 	r.host = (char *)(uintptr_t)host;
 	r.state = (char *)(uintptr_t)state;
 	r.watch = g.watch;
 	r.limit = (uint32_t)most;
-	env.body_case = UM__ENVELOPE__BODY_GET_REQUEST;
-	env.get_request = &r;
 	buf_init(&g.out);
-	new_table(&g);
-	json_init(&g.json, &g.out, g.format == JSON ? 2 : 0);
-	if (!g.watch && (g.format == JSON || g.format == YAML))
-		json_array(&g.json, NULL);
-	rc = ctl_call(ctl, &env, g.watch ? 0 : LIST_MS, on_reply, &g, &err);
-	if (rc == 0)
-		finish(&g);
-	table_free(g.table);
-	buf_free(&g.out);
-	if (rc == -EINTR)
-		return 130;
-	if (rc == -EPIPE)
-		return EXIT_FAILED;
-	if (rc < 0)
-		return ctl_fail_err(&err);
-	/* One that was named and is not there. */
-	if (!g.watch && r.n_names && !g.rows)
-		return ctl_fail(EXIT_NOT_FOUND, "no %s '%s'", g.kind->names[1], argv[2]);
-	return EXIT_OK;
-}
-
-/* ---------------------------------------------------------------- describe */
-
-struct describe {
-	const struct kind *kind;
-	struct buf out;
-	struct json json;
-	struct table *events;
-	size_t rows;
-};
-
-static int on_described(void *arg, const Um__Envelope *env)
-{
-	struct describe *d = arg;
-	const Um__GetReply *r = env->get_reply;
-
-	if (env->body_case != UM__ENVELOPE__BODY_GET_REPLY)
-		return -EPROTO;
-	for (size_t i = 0; i < show_count(r, d->kind->kind); i++) {
-		d->rows++;
-		json_init(&d->json, &d->out, 0);
-		(void)show_json(r, d->kind->kind, i, &d->json);
-		yaml_from_json(buf_text(&d->out), stdout);
-		d->out.size = 0;
-		if (d->kind->kind == UM__KIND__KIND_GUESTS && r->guests[i]->spec) {
-			const Um__GuestSpec *spec = r->guests[i]->spec;
-
-			if (*spec->run)
-				(void)printf("run: |\n  %s\n", spec->run);
-			for (size_t k = 0; k < spec->n_env; k++)
-				(void)printf("env %s=%s\n", spec->env[k]->key, spec->env[k]->value);
-			for (size_t k = 0; k < spec->n_files; k++)
-				(void)printf("file %s (%zu bytes)\n", spec->files[k]->path,
-					spec->files[k]->content.len);
-		}
-	}
-	return 0;
-}
-
-static int on_events(void *arg, const Um__Envelope *env)
-{
-	struct describe *d = arg;
-
-	if (env->body_case != UM__ENVELOPE__BODY_GET_REPLY)
-		return -EPROTO;
-	for (size_t i = 0; i < env->get_reply->n_events; i++)
-		(void)show_cells(env->get_reply, UM__KIND__KIND_EVENTS, i, false, d->events);
-	return 0;
-}
-
-int cmd_describe(struct ctl *ctl, int argc, char **argv)
-{
-	const struct opt opts[] = {OPT_LAST};
-	struct describe d = {0};
-	const struct kind *events = kind_find("events");
-	Um__GetRequest r = UM__GET_REQUEST__INIT;
-	Um__Envelope env = wire_env(0);
-	struct err err = ERR_INIT;
-	int n = opt_parse(ctl, argc, argv, opts, NULL), rc;
-
-	if (n < 0)
-		return -n;
-	if (n != 3)
-		return ctl_usage(ctl, "describe KIND NAME (kinds: %s)", kind_names());
-	d.kind = kind_find(argv[1]);
-	if (!d.kind || d.kind->kind == UM__KIND__KIND_EVENTS)
-		return ctl_usage(ctl, "'%s' cannot be described", argv[1]);
-	rc = ctl_connect(ctl);
-	if (rc)
-		return rc;
-	r.kind = d.kind->kind;
-	r.names = argv + 2;
-	r.n_names = 1;
-	r.detail = true;
-	env.body_case = UM__ENVELOPE__BODY_GET_REQUEST;
-	env.get_request = &r;
-	rc = ctl_call(ctl, &env, LIST_MS, on_described, &d, &err);
-	if (rc == 0 && !d.rows)
-		rc = err_set(&err, -ENOENT, "no %s '%s'", d.kind->names[1], argv[2]);
-	if (rc == 0) {
-		d.events = table_new(events->columns, events->column_count);
-		r.kind = UM__KIND__KIND_EVENTS;
-		r.limit = 20;
-		env = wire_env(0);
-		env.body_case = UM__ENVELOPE__BODY_GET_REQUEST;
-		env.get_request = &r;
-		rc = ctl_call(ctl, &env, LIST_MS, on_events, &d, &err);
-		(void)puts("\nevents:");
-		table_print(d.events, true);
-		table_free(d.events);
-	}
-	buf_free(&d.out);
-	return rc < 0 ? ctl_fail_err(&err) : EXIT_OK;
+	buf_init(&g.row);
+	g.found = calloc(g.name_count + 1, sizeof(*g.found));
+	g.table = table_new(g.format == WIDE ? g.kind->wide : g.kind->columns,
+		g.format == WIDE ? g.kind->wide_count : g.kind->column_count);
+	if (!g.found)
+		abort();
+	rc = fetch(&g, &r);
+	release(&g);
+	return rc;
 }

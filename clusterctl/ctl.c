@@ -43,6 +43,7 @@ int ctl_fail_err(const struct err *err)
 		code = EXIT_DENIED;
 		break;
 	case -ECONNREFUSED:
+	case -ECONNRESET:
 		code = EXIT_UNREACHABLE;
 		break;
 	default:
@@ -101,7 +102,7 @@ static void on_state(void *arg, struct zsock *sock, bool up, const char *detail)
 		(void)str_format(ctl->refused, sizeof(ctl->refused), "%.180s", detail);
 	if (!up)
 		ctl->downs++;
-	if (up || *ctl->refused || ctl->on_stray)
+	if (up || *ctl->refused || ctl->greeted)
 		loop_stop(ctl->loop);
 }
 
@@ -194,7 +195,8 @@ int ctl_connect(struct ctl *ctl)
 	env.body_case = UM__ENVELOPE__BODY_CLIENT_HELLO;
 	env.client_hello = &hello;
 	if (ctl_call(ctl, &env, HELLO_MS, NULL, NULL, &err) < 0)
-		return ctl_fail_err(&err);
+		return ctl->interrupted ? 130 : ctl_fail_err(&err);
+	ctl->greeted = true;
 	return 0;
 }
 
@@ -261,13 +263,14 @@ int ctl_call(struct ctl *ctl, Um__Envelope *env, uint64_t timeout_ms, ctl_reply_
 	struct err *err)
 {
 	struct call call = {.ctl = ctl, .fn = fn, .arg = arg};
+	unsigned downs = ctl->downs;
 	int rc;
 
 	env->id = rpc_add(ctl->rpc, timeout_ms, on_reply, &call);
 	if (!env->id)
 		return err_set(err, -ENOMEM, "memory is short");
 	rc = ctl_send(ctl, env, err);
-	while (rc == 0 && !call.done && !ctl->interrupted)
+	while (rc == 0 && !call.done && !ctl->interrupted && downs == ctl->downs)
 		(void)loop_run(ctl->loop, NULL);
 	if (!call.done)
 		rpc_cancel(ctl->rpc, env->id);
@@ -275,9 +278,35 @@ int ctl_call(struct ctl *ctl, Um__Envelope *env, uint64_t timeout_ms, ctl_reply_
 		return rc;
 	if (ctl->interrupted)
 		return err_set(err, -EINTR, "interrupted");
+	if (!call.done)
+		return err_set(err, -ECONNRESET,
+			"the connection to the scheduler at %s was lost before it answered; try "
+			"again",
+			ctl->endpoint);
 	if (call.rc < 0 && call.err.code && err)
 		*err = call.err;
 	return call.rc;
+}
+
+int ctl_watch(struct ctl *ctl, Um__Envelope *env, ctl_reply_fn *fn, void (*again)(void *arg),
+	void *arg, struct err *err)
+{
+	for (;;) {
+		int rc = ctl_call(ctl, env, 0, fn, arg, err);
+
+		if (rc != -ECONNRESET)
+			return rc;
+		(void)fprintf(stderr,
+			"clusterctl: the connection was lost; waiting for the "
+			"scheduler at %s\n",
+			ctl->endpoint);
+		while (!ctl->up && !ctl->interrupted)
+			(void)loop_run(ctl->loop, NULL);
+		if (ctl->interrupted)
+			return err_set(err, -EINTR, "interrupted");
+		*err = ERR_INIT;
+		again(arg);
+	}
 }
 
 static uint64_t via_request(void *arg, Um__Envelope *env, const void *bulk, size_t bulk_size,

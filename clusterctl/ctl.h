@@ -48,7 +48,7 @@ struct ctl {
 	struct zsock *sock;
 	struct rpc *rpc;
 	const struct verb *verb; /* the one that runs */
-	bool up;
+	bool up, greeted;
 	unsigned downs; /* how often the connection was lost: streams do not survive it */
 	char endpoint[256];
 	char refused[200]; /* why the connection does not come up */
@@ -71,10 +71,14 @@ void ctl_close(struct ctl *ctl);
 
 /* Sends ENV as a request and runs the loop until its last reply.  FN (may be NULL)
  * gets each reply; an Error becomes the return value.  Not 0 from FN ends early and
- * is returned.  -EINTR after Ctrl-C. */
+ * is returned.  -EINTR after Ctrl-C; -ECONNRESET when the connection was lost. */
 typedef int ctl_reply_fn(void *arg, const Um__Envelope *env);
 int ctl_call(struct ctl *ctl, Um__Envelope *env, uint64_t timeout_ms, ctl_reply_fn *fn, void *arg,
 	struct err *err);
+/* The same without a timeout and for ever: when the connection is lost, waits for
+ * the scheduler to come back, calls AGAIN and asks anew. */
+int ctl_watch(struct ctl *ctl, Um__Envelope *env, ctl_reply_fn *fn, void (*again)(void *arg),
+	void *arg, struct err *err);
 /* Sends without waiting; retries for a moment when the queue is full. */
 int ctl_send(struct ctl *ctl, Um__Envelope *env, struct err *err);
 const struct imgvia *ctl_via(struct ctl *ctl);
@@ -107,6 +111,7 @@ struct table *table_new(const char *const *columns, size_t count);
 void table_add(struct table *t, const char *text); /* next cell, copied */
 void table_addf(struct table *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void table_print(struct table *t, bool header);
+void table_clear(struct table *t); /* drops the rows */
 void table_free(struct table *t);
 
 bool out_colour(int fd);

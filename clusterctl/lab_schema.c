@@ -257,7 +257,11 @@ static void read_ready(struct lab_ctx *ctx, const struct ynode *node, void *msg)
 		return;
 	}
 	um__ready_probe__init(guest->ready);
-	lab_read(ctx, node, &lab_ready, guest->ready);
+	/* The command alone stands for {exec: COMMAND}. */
+	if (node->kind == YNODE_MAP)
+		lab_read(ctx, node, &lab_ready, guest->ready);
+	else
+		read_exec(ctx, node, guest->ready);
 }
 
 static void read_placement(struct lab_ctx *ctx, const struct ynode *node, void *msg)

@@ -54,6 +54,19 @@ const struct kind *kind_find(const char *name)
 	return NULL;
 }
 
+int kind_unknown(const struct ctl *ctl, const char *name)
+{
+	const char *all[4 * N(kinds)], *near;
+	size_t n = 0;
+
+	for (size_t i = 0; i < N(kinds); i++)
+		for (size_t k = 0; kinds[i].names[k]; k++)
+			all[n++] = kinds[i].names[k];
+	near = str_nearest(name, all, n);
+	return ctl_usage(ctl, "'%s' is none of %s%s%s%s", name, kind_names(),
+		near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+}
+
 const char *kind_names(void)
 {
 	return "hosts, guests, networks, images, kernels, deployments, events";
@@ -99,6 +112,14 @@ const char *show_name(const Um__GetReply *r, Um__Kind kind, size_t i)
 	default:
 		return "";
 	}
+}
+
+void show_key(const Um__GetReply *r, Um__Kind kind, size_t i, char key[128])
+{
+	if (kind == UM__KIND__KIND_GUESTS)
+		(void)str_format(key, 128, "%016" PRIx64, r->guests[i]->uid);
+	else
+		(void)str_copy(key, 128, show_name(r, kind, i));
 }
 
 static const char *addr_text(char buf[NET_ADDR_TEXT], const ProtobufCBinaryData *data)

@@ -15,13 +15,16 @@ struct table {
 	size_t count;
 	char **cells;
 	size_t used, room;
+	size_t *widths; /* kept from print to print: a watch stays aligned */
 };
 
 struct table *table_new(const char *const *columns, size_t count)
 {
 	struct table *t = calloc(1, sizeof(*t));
 
-	if (!t)
+	if (t)
+		t->widths = calloc(count + 1, sizeof(*t->widths));
+	if (!t || !t->widths)
 		abort();
 	t->columns = columns;
 	t->count = count;
@@ -62,11 +65,33 @@ static size_t width(const char *text)
 	return n;
 }
 
-static void print_cell(const char *text, size_t to, bool last)
+/* Words that say at a glance how something is. */
+static const char *colour_of(const char *text)
 {
+	static const struct {
+		const char *word, *colour;
+	} words[] = {{"failed", "\033[31m"}, {"lost", "\033[31m"}, {"warning", "\033[33m"},
+		{"pending", "\033[33m"}, {"suspect", "\033[33m"}, {"deleting", "\033[33m"},
+		{"changing", "\033[33m"}, {"yes", "\033[32m"}, {"up", "\033[32m"},
+		{"ready", "\033[32m"}};
+
+	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+		if (strcmp(text, words[i].word) == 0)
+			return words[i].colour;
+	return NULL;
+}
+
+static void print_cell(const char *text, size_t to, bool last, bool colour)
+{
+	const char *paint = colour ? colour_of(text) : NULL;
+
+	if (paint)
+		(void)fputs(paint, stdout);
 	/* What comes from guests must not steer the terminal. */
 	for (const char *p = text; *p; p++)
 		(void)putchar((unsigned char)*p < ' ' || *p == 127 ? '?' : *p);
+	if (paint)
+		(void)fputs("\033[0m", stdout);
 	if (last)
 		(void)putchar('\n');
 	else
@@ -75,13 +100,13 @@ static void print_cell(const char *text, size_t to, bool last)
 
 void table_print(struct table *t, bool header)
 {
-	size_t *widths = calloc(t->count + 1, sizeof(*widths));
+	size_t *widths = t->widths;
 	size_t rows = t->used / t->count;
+	bool colour = out_colour(1);
 
-	if (!widths)
-		abort();
 	for (size_t c = 0; c < t->count; c++) {
-		widths[c] = header ? width(t->columns[c]) : 0;
+		if (header && width(t->columns[c]) > widths[c])
+			widths[c] = width(t->columns[c]);
 		for (size_t r = 0; r < rows; r++) {
 			size_t w = width(t->cells[r * t->count + c]);
 
@@ -90,18 +115,25 @@ void table_print(struct table *t, bool header)
 		}
 	}
 	for (size_t c = 0; header && c < t->count; c++)
-		print_cell(t->columns[c], widths[c], c + 1 == t->count);
+		print_cell(t->columns[c], widths[c], c + 1 == t->count, false);
 	for (size_t r = 0; r < rows; r++)
 		for (size_t c = 0; c < t->count; c++)
-			print_cell(t->cells[r * t->count + c], widths[c], c + 1 == t->count);
-	free(widths);
+			print_cell(
+				t->cells[r * t->count + c], widths[c], c + 1 == t->count, colour);
+}
+
+void table_clear(struct table *t)
+{
+	for (size_t i = 0; i < t->used; i++)
+		free(t->cells[i]);
+	t->used = 0;
 }
 
 void table_free(struct table *t)
 {
-	for (size_t i = 0; i < t->used; i++)
-		free(t->cells[i]);
+	table_clear(t);
 	free(t->cells);
+	free(t->widths);
 	free(t);
 }
 
@@ -121,7 +153,8 @@ const char *out_age(char buf[32], uint64_t when_ms)
 		(void)str_copy(buf, 32, "-");
 	else /* a clock that went back is an age of 0 */
 		(void)str_copy(buf, 32,
-			units_duration(text, now > when_ms ? (now - when_ms) / 1000 * 1000 : 0));
+			now < when_ms + 1000 ? "0s"
+					     : units_duration(text, (now - when_ms) / 1000 * 1000));
 	return buf;
 }
 
