@@ -87,7 +87,7 @@ static int hear(int fd, pid_t pid, struct err *err)
 
 int check_try(check_fn *fn, const struct agentconf *config, bool private, struct err *err)
 {
-	int fds[2], rc;
+	int fds[2], rc = 0;
 	pid_t pid;
 
 	if (pipe2(fds, O_CLOEXEC) < 0)

@@ -43,7 +43,7 @@ static void fix_checksums(uint8_t *data, size_t size)
 	size_t at;
 
 	for (at = 0; at + TAR_BLOCK <= size; at += TAR_BLOCK)
-		if (memcmp(data + at + MAGIC, "ustar", 5) == 0)
+		if (memcmp(data + at + 257 /* of the magic */, "ustar", 5) == 0)
 			put_checksum(data + at);
 }
 
