@@ -98,6 +98,19 @@ static int from_node(
 	return 0;
 }
 
+/* A relative key_file lies beside the file that names it. */
+static int key_path(struct context *c, const char *path, struct err *err)
+{
+	char whole[sizeof(c->key_file)];
+	const char *slash = strrchr(path, '/');
+
+	if (!*c->key_file || *c->key_file == '/' || !slash)
+		return 0;
+	if (str_format(whole, sizeof(whole), "%.*s/%s", (int)(slash - path), path, c->key_file) < 0)
+		return err_set(err, -ENAMETOOLONG, "%s: key_file is too long", path);
+	return str_copy(c->key_file, sizeof(c->key_file), whole);
+}
+
 static int check(struct context *c, struct err *err)
 {
 	if (str_starts(c->endpoint, "tcp://") && (!*c->key_file || !c->has_server_key))
@@ -144,7 +157,9 @@ int context_find(const struct ctl *ctl, struct context *out, struct err *err)
 		node = all && all->kind == YNODE_MAP ? ynode_get(all, c.name, NULL) : NULL;
 		if (node)
 			rc = from_node(node, path, &c, err);
-		else
+		if (node && rc == 0)
+			rc = key_path(&c, path, err);
+		else if (!node)
 			rc = err_set(err, -ENOENT, "no context '%s' in %s", c.name,
 				*path ? path : "any file");
 		(void)str_format(c.origin, sizeof(c.origin), "context %s of %s", c.name, path);
@@ -191,6 +206,44 @@ int context_list(const struct ctl *ctl)
 	return EXIT_OK;
 }
 
+/* Changes the line "current:" alone: the file is its owner's. */
+static int context_use(const char *name)
+{
+	const struct ynode *root, *all;
+	struct ydoc *doc = NULL;
+	struct err err = ERR_INIT;
+	char path[PATH_MAX];
+	struct buf text, out;
+	const char *line, *end;
+	int rc;
+
+	if (find_file(path, &err) < 0 || (*path && load(path, &doc, &err) < 0))
+		return ctl_fail_err(&err);
+	root = doc && ydoc_count(doc) ? ydoc_root(doc, 0) : NULL;
+	all = root && root->kind == YNODE_MAP ? ynode_get(root, "contexts", NULL) : NULL;
+	if (!all || !ynode_get(all, name, NULL)) {
+		ydoc_free(doc);
+		return ctl_fail(EXIT_NOT_FOUND, "no context '%s' in %s", name,
+			*path ? path : "any file ('clusterctl help' says where they are)");
+	}
+	ydoc_free(doc);
+	buf_init(&text);
+	buf_init(&out);
+	rc = fs_read(path, FILE_MAX, &text, &err);
+	buf_printf(&out, "current: %s\n", name);
+	for (line = buf_text(&text); rc == 0 && *line; line = end) {
+		end = line + strcspn(line, "\n");
+		end += *end == '\n';
+		if (!str_starts(line, "current:"))
+			buf_add(&out, line, (size_t)(end - line));
+	}
+	if (rc == 0)
+		rc = fs_write_atomic(path, out.data, out.size, 0600, &err);
+	buf_free(&text);
+	buf_free(&out);
+	return rc < 0 ? ctl_fail_err(&err) : EXIT_OK;
+}
+
 int cmd_context(struct ctl *ctl, int argc, char **argv)
 {
 	const struct opt opts[] = {OPT_LAST};
@@ -202,8 +255,10 @@ int cmd_context(struct ctl *ctl, int argc, char **argv)
 		return -n;
 	if (n == 1 || strcmp(argv[1], "ls") == 0)
 		return context_list(ctl);
+	if (strcmp(argv[1], "use") == 0)
+		return n == 3 ? context_use(argv[2]) : ctl_usage(ctl, "use which context?");
 	if (strcmp(argv[1], "show") != 0)
-		return ctl_usage(ctl, "'%s' is none of ls, show", argv[1]);
+		return ctl_usage(ctl, "'%s' is none of ls, show, use", argv[1]);
 	if (context_find(ctl, &c, &err) < 0)
 		return ctl_fail_err(&err);
 	(void)printf("endpoint: %s\nfrom: %s\n", c.endpoint, c.origin);

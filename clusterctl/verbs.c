@@ -59,18 +59,22 @@ const struct verb verbs[] = {
 	{"logs", "the console of a guest", cmd_logs,
 		"usage: clusterctl logs [-f] [--tail N] GUEST\n"
 		"\n"
-		"  -f, --follow  go on with what comes\n"
-		"  --tail N      only the last N lines\n"
+		"  -f, --follow    go on with what comes\n"
+		"  -n, --tail N    only the last N lines\n"
 		"\n"
 		"example: clusterctl logs -f --tail 20 hello/router\n"},
 	{"exec", "run a command in a guest", cmd_exec,
-		"usage: clusterctl exec [-i] [-t] GUEST [--] COMMAND [ARGUMENT...]\n"
+		"usage: clusterctl exec [-i] [-t] [-e NAME=VALUE] [-w FOLDER] GUEST [--] COMMAND "
+		"[ARGUMENT...]\n"
 		"\n"
 		"Runs it out of band: the guest needs no network.  The exit status is the\n"
-		"command's; 128 + N when signal N ended it.\n"
+		"command's; 128 + N when signal N ended it.  Ctrl-C goes to the command; a second\n"
+		"one ends clusterctl.\n"
 		"\n"
-		"  -i, --stdin  pass on standard input\n"
-		"  -t, --tty    with a terminal\n"
+		"  -i, --stdin           pass on standard input\n"
+		"  -t, --tty             with a terminal\n"
+		"  -e, --env NAME=VALUE  more environment; may be repeated\n"
+		"  -w, --workdir FOLDER  run it there\n"
 		"\n"
 		"examples:\n"
 		"  clusterctl exec hello/web-1 -- ip addr\n"
@@ -79,17 +83,19 @@ const struct verb verbs[] = {
 	{"console", "the console of a guest, both ways", cmd_console,
 		"usage: clusterctl console GUEST\n"
 		"\n"
-		"Ctrl-] leaves it.\n"},
+		"Ctrl-] leaves it, and so does ~. at the beginning of a line.\n"},
 	{"cp", "copy files and folders into and out of guests", cmd_cp,
 		"usage: clusterctl cp SOURCE TARGET\n"
 		"\n"
 		"One of them is GUEST:PATH.  Folders are copied whole, with modes and links.  A\n"
 		"TARGET that is a folder gets the source in it, another name becomes the "
-		"source's.\n"
+		"source's.  - is standard input or output, for one file.  What comes from a guest\n"
+		"never leaves TARGET, and belongs to you.\n"
 		"\n"
 		"examples:\n"
 		"  clusterctl cp site hello/web-1:/www\n"
-		"  clusterctl cp hello/web-1:/etc/hosts .\n"},
+		"  clusterctl cp hello/web-1:/etc/hosts .\n"
+		"  clusterctl cp hello/web-1:/var/log/messages - | grep error\n"},
 	{"start", "start stopped or failed guests", cmd_start,
 		"usage: clusterctl start GUEST...   ('DEPLOYMENT/*': all of a deployment)\n"},
 	{"stop", "shut guests down cleanly; their disks stay", cmd_stop,
@@ -126,7 +132,7 @@ const struct verb verbs[] = {
 		"\n"
 		"Prints one line.  A host joins with: umlaut-agent --token TOKEN ...\n"},
 	{"context", "which clusters are known", cmd_context,
-		"usage: clusterctl context [ls|show]\n"
+		"usage: clusterctl context [ls | show | use NAME]\n"
 		"\n"
 		"Contexts are kept in a file ('clusterctl help' says where):\n"
 		"\n"
@@ -135,9 +141,13 @@ const struct verb verbs[] = {
 		"    lab:\n"
 		"      endpoint: tcp://10.0.0.1:7711\n"
 		"      server_key: KEY       # 'public' of the scheduler's scheduler.key\n"
-		"      key_file: /home/me/admin.key\n"
+		"      key_file: admin.key   # made when it is not there; beside this file\n"
 		"    here:\n"
 		"      endpoint: ipc:///run/umlaut/scheduler.sock\n"},
+	{"completion", "completion of command lines for bash", cmd_completion,
+		"usage: clusterctl completion bash\n"
+		"\n"
+		"example: source <(clusterctl completion bash)\n"},
 	{"version", "versions of this program and of the scheduler", cmd_version,
 		"usage: clusterctl version [--client]\n"},
 	{"help", "this, or a verb's help", cmd_help, "usage: clusterctl help [VERB]\n"},
