@@ -415,7 +415,8 @@ static int end_map(struct build *b, struct ynode *map, struct ynode **children, 
 static int on_end(struct build *b)
 {
 	struct level *l = &b->levels[b->depth - 1];
-	struct ynode *node = l->node, **children = b->pending + l->first;
+	/* Nothing is pending at all where every level so far is empty. */
+	struct ynode *node = l->node, **children = b->pending ? b->pending + l->first : NULL;
 	size_t count = b->pending_count - l->first;
 	uint64_t weight = 1;
 	int rc = 0;
