@@ -171,11 +171,12 @@ static int sqlite_range(
 	(void)sqlite3_bind_text(stmt, 1, prefix, -1, SQLITE_STATIC);
 	while (rc == 0 && (step = sqlite3_step(stmt)) == SQLITE_ROW) {
 		const char *key = (const char *)sqlite3_column_text(stmt, 0);
+		const void *value = sqlite3_column_blob(stmt, 1);
 
 		if (!key || strncmp(key, prefix, n) != 0)
 			break;
-		rc = fn(arg, key, sqlite3_column_blob(stmt, 1),
-			(size_t)sqlite3_column_bytes(stmt, 1),
+		/* SQLite gives NULL for no bytes; here NULL is "not there". */
+		rc = fn(arg, key, value ? value : "", (size_t)sqlite3_column_bytes(stmt, 1),
 			(uint64_t)sqlite3_column_int64(stmt, 2));
 	}
 	if (rc == 0 && step != SQLITE_ROW && step != SQLITE_DONE)

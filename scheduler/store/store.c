@@ -243,14 +243,20 @@ void store_close(struct store *store)
 	/* What is queued is written here and now: nobody waits for a loop any more. */
 	store->closing = true;
 	loop_run_while(store->loop, &store->busy);
-	if (store->queue && !store->broken.code) {
-		store->group = store->queue;
+	while (store->queue) {
+		struct txn *group = store->queue;
+
+		store->group = group;
 		store->queue = NULL;
-		work(store);
-		if (!store->broken.code)
-			store->revision = store->next_revision;
-		deliver(store, store->group);
+		store->queue_tail = &store->queue;
+		if (!store->broken.code) {
+			work(store);
+			if (!store->broken.code)
+				store->revision = store->next_revision;
+		}
 		store->group = NULL;
+		/* Those who hear of it may queue more. */
+		deliver(store, group);
 	}
 	loop_defer_close(store->start);
 	store->ops->close(store->backend);

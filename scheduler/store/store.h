@@ -56,7 +56,7 @@ typedef void store_watch_fn(
 /* URL: "sqlite:PATH" or "memory:".  Takes the store for this process alone:
  * -EBUSY when another scheduler has it.  Blocking (start-up). */
 int store_open(struct loop *loop, const char *url, struct store **out, struct err *err);
-/* Waits for what is queued. */
+/* Writes what is queued, also what callbacks queue meanwhile; all callbacks have run. */
 void store_close(struct store *store);
 
 /* Every key that begins with PREFIX, in order.  Blocking: for start-up, before the
