@@ -30,7 +30,7 @@ struct wait {
 	const char *deployment;
 	struct seen *guests;
 	bool synced, gone, tty;
-	uint64_t started;
+	uint64_t started, shown; /* when; shown: the last line on a pipe */
 	char last[200];
 };
 
@@ -90,26 +90,28 @@ static void summary(const struct wait *w, char *out, size_t size, bool with_time
 			units_duration(age, (proc_mono_ms() - w->started) / 1000 * 1000));
 }
 
-static void show(struct wait *w)
-{
-	char text[200];
-
-	summary(w, text, sizeof(text), w->tty);
-	if (strcmp(text, w->last) == 0)
-		return;
-	(void)str_copy(w->last, sizeof(w->last), text);
-	if (w->tty)
-		(void)fprintf(stderr, "\r\033[K%s", text);
-	else
-		(void)fprintf(stderr, "%s\n", text);
-}
-
 static bool done(const struct wait *w)
 {
 	for (const struct seen *s = w->guests; s; s = s->hh.next)
 		if (w->gone || !s->settled || strcmp(s->state, "deleting") == 0)
 			return false;
 	return true;
+}
+
+static void show(struct wait *w)
+{
+	char text[200];
+
+	summary(w, text, sizeof(text), w->tty);
+	/* On a pipe at most a line a second, but the last one always. */
+	if (strcmp(text, w->last) == 0 || (!w->tty && proc_mono_ms() - w->shown < 1000 && !done(w)))
+		return;
+	w->shown = proc_mono_ms();
+	(void)str_copy(w->last, sizeof(w->last), text);
+	if (w->tty)
+		(void)fprintf(stderr, "\r\033[K%s", text);
+	else
+		(void)fprintf(stderr, "%s\n", text);
 }
 
 static int on_change(void *arg, const Um__Envelope *env)
@@ -162,8 +164,8 @@ static void on_second(void *arg)
 		loop_stop(d->ctl->loop);
 		return;
 	}
-	/* The time shown goes on; on a pipe only changes are. */
-	if (d->wait->tty && d->wait->synced)
+	/* The time shown goes on. */
+	if (d->wait->synced)
 		show(d->wait);
 	loop_timer_arm(d->timer, d->at - now < 1000 ? d->at - now : 1000);
 }

@@ -29,8 +29,40 @@ static void client_hello(struct serve *s, const struct peer *from, const Um__Env
 
 /* ---------------------------------------------------------------- plans */
 
+#define DETAILED 200 /* guests of a plan for which every change is told */
+
+struct details {
+	struct arena *a;
+	Um__PlanItem *item;
+};
+
+static void add_detail(void *arg, enum spec_effect effect, const char *text)
+{
+	struct details *d = arg;
+
+	(void)effect;
+	if (d->item->n_details < 16)
+		d->item->details[d->item->n_details++] = arena_str(d->a, text);
+}
+
+/* What of a guest changes: "memory: 64M -> 128M". */
+static void tell_changes(struct arena *a, Um__PlanItem *item, const Um__DeploymentSpec *before,
+	const Um__DeploymentSpec *after)
+{
+	struct details d = {a, item};
+	const Um__GroupSpec *old, *new;
+	uint32_t i;
+
+	old = before ? spec_find_guest(before, item->name, &i) : NULL;
+	new = after ? spec_find_guest(after, item->name, &i) : NULL;
+	if (!old || !new || !old->guest || !new->guest)
+		return;
+	(void)spec_guest_diff(old->guest, new->guest, add_detail, &d);
+}
+
 static void send_plan(struct serve *s, const struct peer *to, uint64_t id, const char *deployment,
-	const struct core_plan *plan, bool applied)
+	const struct core_plan *plan, bool applied, const Um__DeploymentSpec *before,
+	const Um__DeploymentSpec *after)
 {
 	static const Um__PlanOp ops[] = {
 		[CORE_UNCHANGED] = UM__PLAN_OP__PLAN_UNCHANGED,
@@ -43,6 +75,7 @@ static void send_plan(struct serve *s, const struct peer *to, uint64_t id, const
 	Um__Envelope reply = wire_env(id);
 	Um__Plan body = UM__PLAN__INIT;
 	struct arena a = {0};
+	unsigned told = 0;
 	char *warning;
 
 	body.deployment = arena_str(&a, deployment);
@@ -55,10 +88,18 @@ static void send_plan(struct serve *s, const struct peer *to, uint64_t id, const
 		item->op = ops[from->op];
 		item->kind = arena_str(&a, from->network ? "network" : "guest");
 		item->name = arena_str(&a, from->name);
+		item->details = (char **)arena_list(&a, 17);
+		if (!from->network && told < DETAILED &&
+			(from->op == CORE_CHANGE || from->op == CORE_REPLACE)) {
+			tell_changes(&a, item, before, after);
+			told++;
+		}
 		if (*from->detail) {
-			item->details = (char **)arena_list(&a, 1);
-			item->details[0] = arena_str(&a, from->detail);
-			item->n_details = 1;
+			/* With the changes told, only what they cost is left to say. */
+			const char *cost = item->n_details ? strrchr(from->detail, ';') : NULL;
+
+			item->details[item->n_details++] =
+				arena_str(&a, cost ? cost + 2 : from->detail);
 		}
 		body.items[body.n_items++] = item;
 	}
@@ -113,7 +154,7 @@ static void apply(struct serve *s, const struct peer *from, const Um__Envelope *
 	struct core_apply wanted = {0};
 	struct core_plan plan = {0};
 	struct err err = ERR_INIT;
-	Um__DeploymentSpec *spec;
+	Um__DeploymentSpec *spec, *before = NULL;
 	int rc;
 
 	if (!r->spec) {
@@ -140,13 +181,18 @@ static void apply(struct serve *s, const struct peer *from, const Um__Envelope *
 		serve_error(s, from, env->id, &err);
 		goto out;
 	}
+	if (labs_spec(s, wanted.name))
+		before = labs_copy(labs_spec(s, wanted.name));
 	if (!r->dry_run) {
 		/* Before the commit: the messages to agents are made of it. */
 		(void)labs_set(s, spec, &err);
 		spec = NULL;
 	}
-	send_plan(s, from, env->id, wanted.name, &plan, !r->dry_run);
+	send_plan(s, from, env->id, wanted.name, &plan, !r->dry_run, before,
+		spec ? spec : labs_spec(s, wanted.name));
 out:
+	if (before)
+		um__deployment_spec__free_unpacked(before, NULL);
 	if (spec)
 		um__deployment_spec__free_unpacked(spec, NULL);
 	spec_errors_free(&errors);
@@ -164,7 +210,7 @@ static void delete (struct serve *s, const struct peer *from, const Um__Envelope
 		0)
 		serve_error(s, from, env->id, &err);
 	else
-		send_plan(s, from, env->id, r->deployment, &plan, !r->dry_run);
+		send_plan(s, from, env->id, r->deployment, &plan, !r->dry_run, NULL, NULL);
 	core_plan_free(&plan);
 }
 
