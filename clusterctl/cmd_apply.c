@@ -139,7 +139,7 @@ static void on_again(void *arg)
 	struct seen *s, *next;
 
 	HASH_ITER (hh, w->guests, s, next) {
-		HASH_DEL(w->guests, s);
+		HASH_DEL(w->guests, s); /* NOLINT: uthash unlinks it */
 		free(s);
 	}
 	w->synced = false;
@@ -215,7 +215,7 @@ static int wait_for(struct ctl *ctl, const char *deployment, bool gone, uint64_t
 			else
 				left++;
 		}
-		HASH_DEL(w.guests, s);
+		HASH_DEL(w.guests, s); /* NOLINT: uthash unlinks it */
 		free(s);
 	}
 	if (left)

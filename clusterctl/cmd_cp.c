@@ -56,12 +56,14 @@ static void on_writable(void *arg, struct stream *s)
 {
 	struct copy *c = arg;
 
-	while (c->packer && !c->err.code && stream_room(s)) {
+	struct packer *p = c->packer;
+
+	while (p && !c->err.code && stream_room(s)) {
 		size_t room = stream_room(s), size;
 		const uint8_t *piece;
 		int rc;
 
-		rc = packer_peek(c->packer, &piece, &size, &c->err);
+		rc = packer_peek(p, &piece, &size, &c->err);
 		if (rc < 0) {
 			stream_break(s, &c->err);
 			return;
@@ -69,7 +71,7 @@ static void on_writable(void *arg, struct stream *s)
 		if (!size) {
 			if (!stream_send(s, NULL, 0, true))
 				return;
-			packer_free(c->packer);
+			packer_free(p);
 			c->packer = NULL;
 			return;
 		}
@@ -79,7 +81,7 @@ static void on_writable(void *arg, struct stream *s)
 			size = WIRE_STREAM_DATA;
 		if (!stream_send(s, piece, size, false))
 			return;
-		packer_consume(c->packer, size);
+		packer_consume(p, size);
 	}
 }
 

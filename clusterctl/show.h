@@ -20,9 +20,9 @@ const char *kind_names(void); /* "hosts, guests, ..." */
 /* One row of REPLY is one object; ROW counts from 0.  False: no such row. */
 bool show_json(const Um__GetReply *reply, Um__Kind kind, size_t row, struct json *j);
 bool show_cells(const Um__GetReply *reply, Um__Kind kind, size_t row, bool wide, struct table *t);
-const char *show_name(const Um__GetReply *reply, Um__Kind kind, size_t row);
+const char *show_name(const Um__GetReply *r, Um__Kind kind, size_t i);
 /* By what GetReply.deleted names it: guests by uid, all else by name. */
-void show_key(const Um__GetReply *reply, Um__Kind kind, size_t row, char key[128]);
+void show_key(const Um__GetReply *r, Um__Kind kind, size_t i, char key[128]);
 size_t show_count(const Um__GetReply *reply, Um__Kind kind);
 
 #endif

@@ -54,7 +54,8 @@ static int map_path(struct unpacker *u, const char *path, char out[PATH_MAX], st
 		return err_set(err, -EPERM, "the guest sent the path '%.200s'", path);
 	if (!*u->rename)
 		return str_copy(out, PATH_MAX, path);
-	if (top > NAME_MAX || (*u->top && (strlen(u->top) != top || strncmp(u->top, path, top))))
+	if (top > NAME_MAX ||
+		(*u->top && (strlen(u->top) != top || strncmp(u->top, path, top) != 0)))
 		return err_set(err, -EPERM, "the guest sent more than the one file or folder");
 	if (!*u->top)
 		(void)str_format(u->top, sizeof(u->top), "%.*s", (int)top, path);
@@ -121,7 +122,7 @@ static int clear_place(int parent, const char *leaf, const char *path, struct er
 static int make_link(struct unpacker *u, const char *path, int parent, const char *leaf,
 	const struct tar_entry *e, struct err *err)
 {
-	char target[PATH_MAX];
+	char target[PATH_MAX] = "";
 	const char *name;
 	int from, rc;
 
@@ -170,7 +171,7 @@ out:
 static int on_entry(void *arg, const struct tar_entry *e, struct err *err)
 {
 	struct unpacker *u = arg;
-	char path[PATH_MAX];
+	char path[PATH_MAX] = "";
 	int rc;
 
 	if (e->type == TAR_CHAR || e->type == TAR_BLOCKDEV || e->type == TAR_FIFO)

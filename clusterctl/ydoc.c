@@ -6,51 +6,14 @@
 #include <uthash.h>
 #include <yaml.h>
 
+#include "clusterctl/ydoc_int.h"
 #include "lib/str.h"
-
-/* ---- memory that goes as one ---- */
-
-#define CHUNK 65536u
-
-struct chunk {
-	struct chunk *next;
-	size_t used, size;
-	max_align_t data[];
-};
 
 struct anchor {
 	struct ynode *node;
 	UT_hash_handle hh;
 	char name[];
 };
-
-struct ydoc {
-	struct chunk *chunks;
-	struct ynode **roots;
-	size_t count, capacity;
-};
-
-static void *take(struct ydoc *doc, size_t size)
-{
-	struct chunk *c = doc->chunks;
-	void *p;
-
-	size = (size + sizeof(max_align_t) - 1) / sizeof(max_align_t) * sizeof(max_align_t);
-	if (!c || c->size - c->used < size) {
-		size_t room = size > CHUNK ? size : CHUNK;
-
-		c = malloc(sizeof(*c) + room);
-		if (!c)
-			return NULL;
-		c->used = 0;
-		c->size = room;
-		c->next = doc->chunks;
-		doc->chunks = c;
-	}
-	p = (char *)c->data + c->used;
-	c->used += size;
-	return p;
-}
 
 /* ---- building ---- */
 
@@ -107,7 +70,7 @@ static int deliver(struct build *b, struct ynode *node)
 	if (b->depth) {
 		if (b->pending_count == b->pending_capacity) {
 			size_t capacity = b->pending_capacity ? 2 * b->pending_capacity : 256;
-			struct ynode **p = realloc(b->pending, capacity * sizeof(*p));
+			struct ynode **p = realloc(b->pending, capacity * sizeof(void *));
 
 			if (!p)
 				return no_memory(b);
@@ -124,7 +87,7 @@ static int deliver(struct build *b, struct ynode *node)
 			err_set(b->err, -E2BIG, "more than %d documents", YDOC_DOCUMENTS_MAX));
 	if (doc->count == doc->capacity) {
 		size_t capacity = doc->capacity ? 2 * doc->capacity : 4;
-		struct ynode **p = realloc(doc->roots, capacity * sizeof(*p));
+		struct ynode **p = realloc(doc->roots, capacity * sizeof(void *));
 
 		if (!p)
 			return no_memory(b);
@@ -137,7 +100,7 @@ static int deliver(struct build *b, struct ynode *node)
 
 static struct ynode *new_node(struct build *b, enum ynode_kind kind, struct mark mark)
 {
-	struct ynode *node = take(b->doc, sizeof(*node));
+	struct ynode *node = ydoc_take(b->doc, sizeof(*node));
 
 	if (node)
 		*node = (struct ynode){.kind = kind, .mark = mark, .weight = 1};
@@ -196,7 +159,7 @@ static int on_scalar(struct build *b, const yaml_event_t *e)
 	if (memchr(e->data.scalar.value, 0, size))
 		return refuse(b, mark, err_set(b->err, -EINVAL, "a text must not hold a NUL"));
 	node = new_node(b, YNODE_SCALAR, mark);
-	text = take(b->doc, size + 1);
+	text = ydoc_take(b->doc, size + 1);
 	if (!node || !text)
 		return no_memory(b);
 	memcpy(text, e->data.scalar.value, size);
@@ -256,28 +219,9 @@ static int on_start(struct build *b, enum ynode_kind kind, const yaml_event_t *e
 
 /* ---- maps ---- */
 
-static int by_key(const void *a, const void *b)
-{
-	const struct ypair *const *x = a, *const *y = b;
-
-	return strcmp((*x)->key->text, (*y)->key->text);
-}
-
-/* Pointers to the pairs of a map, sorted by key; caller frees. */
-static const struct ypair **sorted_pairs(const struct ypair *pairs, size_t count)
-{
-	const struct ypair **list = malloc((count + 1) * sizeof(*list));
-
-	for (size_t i = 0; list && i < count; i++)
-		list[i] = &pairs[i];
-	if (list)
-		qsort(list, count, sizeof(*list), by_key);
-	return list;
-}
-
 static int check_twice(struct build *b, const struct ynode *map)
 {
-	const struct ypair **list = sorted_pairs(map->pairs, map->count);
+	const struct ypair **list = ypairs_sorted(map->pairs, map->count);
 	const struct ynode *worst = NULL, *before = NULL;
 
 	if (!list)
@@ -311,22 +255,6 @@ static int check_twice(struct build *b, const struct ynode *map)
 static bool is_merge(const struct ynode *key)
 {
 	return key->plain && strcmp(key->text, "<<") == 0;
-}
-
-/* Adds to OUT (with room) the pairs of FROM whose keys are not in it yet. */
-static size_t add_missing(struct ypair *out, size_t count, const struct ynode *from)
-{
-	const struct ypair **have = sorted_pairs(out, count);
-	size_t n = count;
-
-	for (size_t i = 0; have && i < from->count; i++) {
-		const struct ypair *p = &from->pairs[i];
-
-		if (!count || !bsearch(&p, have, count, sizeof(*have), by_key))
-			out[n++] = *p;
-	}
-	free(have);
-	return have ? n : SIZE_MAX;
 }
 
 struct merge {
@@ -364,13 +292,13 @@ static int do_merge(struct build *b, struct ynode *map, struct ynode *const *slo
 	rc = count_nodes(b, weight, (*slot)->mark);
 	if (rc < 0)
 		return rc;
-	pairs = take(b->doc, (size_t)(room + 1) * sizeof(*pairs));
+	pairs = ydoc_take(b->doc, (size_t)(room + 1) * sizeof(*pairs));
 	if (!pairs)
 		return no_memory(b);
 	if (n)
 		memcpy(pairs, map->pairs, n * sizeof(*pairs));
 	for (size_t i = 0; i < m.count; i++) {
-		n = add_missing(pairs, n, m.maps[i]);
+		n = ypairs_add(pairs, n, m.maps[i]);
 		if (n == SIZE_MAX)
 			return no_memory(b);
 	}
@@ -385,7 +313,7 @@ static int end_map(struct build *b, struct ynode *map, struct ynode **children, 
 	struct ynode **merged = NULL;
 	int rc;
 
-	map->pairs = take(b->doc, (count / 2 + 1) * sizeof(*map->pairs));
+	map->pairs = ydoc_take(b->doc, (count / 2 + 1) * sizeof(*map->pairs));
 	if (!map->pairs)
 		return no_memory(b);
 	for (size_t i = 0; i + 1 < count; i += 2) {
@@ -414,13 +342,15 @@ static int end_map(struct build *b, struct ynode *map, struct ynode **children, 
 
 static int on_end(struct build *b)
 {
-	struct level *l = &b->levels[b->depth - 1];
+	struct level *l = &b->levels[b->depth ? b->depth - 1 : 0];
 	/* Nothing is pending at all where every level so far is empty. */
 	struct ynode *node = l->node, **children = b->pending ? b->pending + l->first : NULL;
 	size_t count = b->pending_count - l->first;
 	uint64_t weight = 1;
 	int rc = 0;
 
+	if (!b->depth || !node || (count && !children)) /* libyaml pairs starts and ends */
+		return no_memory(b);
 	/* Bounded by `nodes`, which counts the same. */
 	for (size_t i = 0; i < count; i++)
 		weight += children[i]->weight;
@@ -428,10 +358,10 @@ static int on_end(struct build *b)
 	if (node->kind == YNODE_MAP) {
 		rc = end_map(b, node, children, count);
 	} else if (count) {
-		node->items = take(b->doc, count * sizeof(*node->items));
+		node->items = ydoc_take(b->doc, count * sizeof(void *));
 		if (!node->items)
 			return no_memory(b);
-		memcpy(node->items, children, count * sizeof(*node->items));
+		memcpy(node->items, children, count * sizeof(void *));
 		node->count = count;
 	}
 	if (rc < 0)
@@ -447,7 +377,7 @@ static void forget_anchors(struct build *b)
 	struct anchor *a, *next;
 
 	HASH_ITER (hh, b->anchors, a, next) {
-		HASH_DEL(b->anchors, a);
+		HASH_DEL(b->anchors, a); /* NOLINT: uthash unlinks it */
 		free(a);
 	}
 }
@@ -540,7 +470,7 @@ int ydoc_parse(const void *data, size_t size, struct ydoc **out, struct mark *ma
 	}
 	yaml_parser_set_encoding(&parser, YAML_UTF8_ENCODING);
 	yaml_parser_set_input_string(&parser, data ? data : (const unsigned char *)"", size);
-	rc = run(&b, &parser, data, size);
+	rc = run(&b, &parser, data ? data : "", size);
 	yaml_parser_delete(&parser);
 	forget_anchors(&b);
 	free(b.pending);
@@ -550,103 +480,4 @@ int ydoc_parse(const void *data, size_t size, struct ydoc **out, struct mark *ma
 	}
 	*out = b.doc;
 	return 0;
-}
-
-void ydoc_free(struct ydoc *doc)
-{
-	struct chunk *c, *next;
-
-	if (!doc)
-		return;
-	for (c = doc->chunks; c; c = next) {
-		next = c->next;
-		free(c);
-	}
-	free(doc->roots);
-	free(doc);
-}
-
-/* ---- reading ---- */
-
-size_t ydoc_count(const struct ydoc *doc)
-{
-	return doc->count;
-}
-
-const struct ynode *ydoc_root(const struct ydoc *doc, size_t i)
-{
-	return doc->roots[i];
-}
-
-const struct ynode *ynode_get(const struct ynode *map, const char *key, const struct ypair **pair)
-{
-	if (!map || map->kind != YNODE_MAP)
-		return NULL;
-	for (size_t i = 0; i < map->count; i++) {
-		if (strcmp(map->pairs[i].key->text, key) != 0)
-			continue;
-		if (pair)
-			*pair = &map->pairs[i];
-		return map->pairs[i].value;
-	}
-	return NULL;
-}
-
-bool ynode_is_null(const struct ynode *node)
-{
-	return node->kind == YNODE_SCALAR && node->plain &&
-	       (!*node->text || strcmp(node->text, "~") == 0 || strcmp(node->text, "null") == 0);
-}
-
-const char *ynode_kind_text(const struct ynode *node)
-{
-	if (node->kind == YNODE_LIST)
-		return "a list";
-	if (node->kind == YNODE_MAP)
-		return "a map";
-	return ynode_is_null(node) ? "nothing" : "a text";
-}
-
-static bool among(const char *const *list, const char *word)
-{
-	for (; list && *list; list++)
-		if (strcmp(*list, word) == 0)
-			return true;
-	return false;
-}
-
-const struct ynode *ydoc_join(struct ydoc *doc, const struct ynode *upper,
-	const struct ynode *lower, const char *const *deep)
-{
-	struct ynode *out = take(doc, sizeof(*out));
-	size_t n = 0;
-
-	if (!out)
-		return NULL;
-	*out = *upper;
-	out->pairs = take(doc, (upper->count + lower->count + 1) * sizeof(*out->pairs));
-	if (!out->pairs)
-		return NULL;
-	for (size_t i = 0; i < upper->count; i++) {
-		struct ypair p = upper->pairs[i];
-		const struct ynode *below = NULL;
-
-		if (among(deep, p.key->text))
-			below = ynode_get(lower, p.key->text, NULL);
-		if (below && below->kind == YNODE_MAP && p.value->kind == YNODE_MAP) {
-			const struct ynode *joined = ydoc_join(doc, p.value, below, NULL);
-
-			if (!joined)
-				return NULL;
-			/* Only this file makes nodes; out of it they are const. */
-			memcpy(&p.value, &joined, sizeof(joined));
-		}
-		out->pairs[n++] = p;
-	}
-	out->count = n;
-	n = add_missing(out->pairs, n, lower);
-	if (n == SIZE_MAX)
-		return NULL;
-	out->count = n;
-	return out;
 }

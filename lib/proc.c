@@ -35,7 +35,7 @@ static int read_small(const char *path, char *buf, size_t size)
 int proc_boot_id(uint8_t out[16], struct err *err)
 {
 	static const char path[] = "/proc/sys/kernel/random/boot_id";
-	char text[64], hex[33];
+	char text[64] = "", hex[33];
 	size_t k = 0;
 	int rc = read_small(path, text, sizeof(text));
 

@@ -151,7 +151,8 @@ int str_unhex(void *data, size_t size, const char *hex)
 		if (hex_digit(hex[i]) < 0)
 			return -EINVAL;
 	for (size_t i = 0; i < size; i++)
-		p[i] = (uint8_t)(hex_digit(hex[2 * i]) << 4 | hex_digit(hex[2 * i + 1]));
+		p[i] = (uint8_t)((unsigned)hex_digit(hex[2 * i]) << 4 |
+				 (unsigned)hex_digit(hex[2 * i + 1]));
 	return 0;
 }
 

@@ -72,7 +72,7 @@ static void put_block(
 	put_octal(block + MTIME, 11, e->mtime > 0 ? (uint64_t)e->mtime & OCTAL_MAX_11 : 0);
 	block[TYPE] = (uint8_t)type;
 	put_text(block + LINK, LINK_SIZE, e->link);
-	memcpy(block + MAGIC, "ustar\00000", 8);
+	memcpy(block + MAGIC, "ustar\00000", 8); /* NOLINT: magic and version fill the field */
 	put_checksum(block);
 	buf_add(out, block, sizeof(block));
 }

@@ -63,15 +63,15 @@ static int by_key(const void *a, const void *b)
 
 static void add_map(struct form *f, unsigned field, const void *entries, size_t count)
 {
-	const entry **sorted = calloc(count + 1, sizeof(*sorted));
+	const entry **sorted = calloc(count + 1, sizeof(void *));
 
 	if (!sorted) {
 		f->failed = true;
 		return;
 	}
 	if (count)
-		memcpy(sorted, entries, count * sizeof(*sorted));
-	qsort(sorted, count, sizeof(*sorted), by_key);
+		memcpy(sorted, entries, count * sizeof(void *));
+	qsort(sorted, count, sizeof(void *), by_key);
 	add_u64(f, field, count);
 	for (size_t i = 0; i < count; i++) {
 		add_str(f, 1, sorted[i]->key);
