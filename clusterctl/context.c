@@ -81,14 +81,25 @@ static int load(const char *path, struct ydoc **doc, struct err *err)
 static int from_node(
 	const struct ynode *node, const char *path, struct context *out, struct err *err)
 {
-	char key[CURVE_TEXT] = "";
+	char key[CURVE_TEXT] = "", text[CURVE_TOKEN_MAX] = "";
+	struct curve_token token;
 
+	if (text_of(node, "token", text, sizeof(text)) == 0 && *text) {
+		if (curve_token_parse(text, &token, err) < 0)
+			return err_wrap(err, "%s: context '%s': token", path, out->name);
+		(void)str_copy(out->endpoint, sizeof(out->endpoint), token.endpoint);
+		memcpy(out->server_key, token.server_key, sizeof(out->server_key));
+		out->has_server_key = out->has_pair = true;
+		out->pair = token.pair;
+		return 0;
+	}
 	if (node->kind != YNODE_MAP ||
 		text_of(node, "endpoint", out->endpoint, sizeof(out->endpoint)) < 0 ||
 		text_of(node, "key_file", out->key_file, sizeof(out->key_file)) < 0 ||
 		text_of(node, "server_key", key, sizeof(key)) < 0 || !*out->endpoint)
 		return err_set(err, -EINVAL,
-			"%s: context '%s' needs endpoint (and for tcp:// server_key and key_file)",
+			"%s: context '%s' needs a token, or endpoint (and for tcp:// server_key "
+			"and key_file)",
 			path, out->name);
 	if (*key) {
 		if (curve_parse(key, out->server_key, err) < 0)
@@ -113,7 +124,8 @@ static int key_path(struct context *c, const char *path, struct err *err)
 
 static int check(struct context *c, struct err *err)
 {
-	if (str_starts(c->endpoint, "tcp://") && (!*c->key_file || !c->has_server_key))
+	if (str_starts(c->endpoint, "tcp://") && !c->has_pair &&
+		(!*c->key_file || !c->has_server_key))
 		return err_set(err, -EINVAL,
 			"%s needs keys: use a context with server_key and key_file (see "
 			"'clusterctl context --help')",

@@ -171,8 +171,10 @@ int ctl_connect(struct ctl *ctl)
 	if (context_find(ctl, &context, &err) < 0)
 		return ctl_fail(EXIT_USAGE, "%s", err_msg(&err));
 	(void)str_copy(ctl->endpoint, sizeof(ctl->endpoint), context.endpoint);
-	if (*context.key_file) {
-		if (curve_load_or_make(context.key_file, &keys, &err) < 0)
+	if (context.has_pair)
+		keys = context.pair;
+	if (*context.key_file || context.has_pair) {
+		if (!context.has_pair && curve_load_or_make(context.key_file, &keys, &err) < 0)
 			return ctl_fail_err(&err);
 		config.secret_key = keys.secret_key;
 		config.public_key = keys.public_key;
@@ -187,6 +189,13 @@ int ctl_connect(struct ctl *ctl)
 	loop_timer_disarm(signals_of(ctl)->timer);
 	if (ctl->interrupted)
 		return 130;
+	/* As ZAP says it, RFC 27: 400 is a key that is not known. */
+	if (!ctl->up && strstr(ctl->refused, "ZAP status 400"))
+		return ctl_fail(EXIT_DENIED,
+			"the scheduler at %s (%s) does not know this key; an admin makes a token "
+			"with "
+			"'clusterctl token create'",
+			context.endpoint, context.origin);
 	if (!ctl->up)
 		return ctl_fail(EXIT_UNREACHABLE,
 			"no scheduler answers at %s (%s)%s%s; is umlaut-scheduler running there?",

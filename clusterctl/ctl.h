@@ -13,6 +13,7 @@
 #include <stdio.h>
 
 #include "image/via.h"
+#include "lib/curve.h"
 #include "lib/rpc.h"
 #include "lib/zsock.h"
 
@@ -148,6 +149,8 @@ struct context {
 	char key_file[512];
 	uint8_t server_key[32];
 	bool has_server_key;
+	bool has_pair; /* from a token, instead of key_file */
+	struct curve_pair pair;
 	char origin[600]; /* the file, or "--server", "default" */
 };
 int context_find(const struct ctl *ctl, struct context *out, struct err *err);

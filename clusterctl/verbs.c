@@ -142,6 +142,8 @@ const struct verb verbs[] = {
 		"      endpoint: tcp://10.0.0.1:7711\n"
 		"      server_key: KEY       # 'public' of the scheduler's scheduler.key\n"
 		"      key_file: admin.key   # made when it is not there; beside this file\n"
+		"    student:\n"
+		"      token: umlaut1:...    # of 'clusterctl token create --role operator'\n"
 		"    here:\n"
 		"      endpoint: ipc:///run/umlaut/scheduler.sock\n"},
 	{"completion", "completion of command lines for bash", cmd_completion,

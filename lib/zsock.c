@@ -28,6 +28,7 @@ struct zsock {
 	void *zmq, *monitor;
 	struct loop_fd *watch, *monitor_watch;
 	struct loop_defer *pump, *monitor_pump;
+	struct loop_timer *again;
 	struct zsock_config config;
 	struct zsock_ops ops;
 	void *arg;
@@ -357,16 +358,31 @@ static bool monitor_event(struct zsock *sock)
 	case ZMQ_EVENT_HANDSHAKE_FAILED_AUTH:
 		(void)str_format(detail, sizeof(detail),
 			"the server refuses this key (ZAP status %u)", value);
+		loop_timer_arm(sock->again, RECONNECT_MAX_MS);
 		tell(sock, false, detail);
 		break;
 	case ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL:
 	case ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+		loop_timer_arm(sock->again, RECONNECT_MAX_MS);
 		tell(sock, false, no_handshake);
 		break;
 	default:
 		break;
 	}
 	return true;
+}
+
+/* After a failed handshake ZeroMQ gives an endpoint up for good.  But a key may be
+ * let in later, so we go on. */
+static void connect_again(void *arg)
+{
+	struct zsock *sock = arg;
+
+	if (sock->up || !*sock->endpoint)
+		return;
+	(void)zmq_disconnect(sock->zmq, sock->endpoint);
+	(void)zmq_connect(sock->zmq, sock->endpoint);
+	loop_defer_run(sock->pump);
 }
 
 static void monitor_run(void *arg)
@@ -417,6 +433,9 @@ static int open_monitor(struct zsock *sock, struct zctx *ctx, struct err *err)
 		return zmq_fail(err, sock, "monitor");
 	int rc = loop_defer_open(
 		sock->loop, "zsock monitor", monitor_run, sock, &sock->monitor_pump, err);
+	if (rc == 0)
+		rc = loop_timer_open(
+			sock->loop, "zsock connect", connect_again, sock, &sock->again, err);
 	if (rc == 0)
 		rc = watch_fd(sock, sock->monitor, "zsock monitor", monitor_woken,
 			&sock->monitor_watch, err);
@@ -502,6 +521,7 @@ int zsock_connect(struct zsock *sock, const char *endpoint, struct err *err)
 		(void)zmq_fail(err, sock, "connect");
 		return err_wrap(err, "%s", endpoint);
 	}
+	(void)str_copy(sock->endpoint, sizeof(sock->endpoint), endpoint);
 	loop_defer_run(sock->pump);
 	return 0;
 }
@@ -512,6 +532,8 @@ int zsock_disconnect(struct zsock *sock, const char *endpoint, struct err *err)
 		(void)zmq_fail(err, sock, "disconnect");
 		return err_wrap(err, "%s", endpoint);
 	}
+	if (strcmp(sock->endpoint, endpoint) == 0)
+		*sock->endpoint = 0;
 	return 0;
 }
 
@@ -569,6 +591,7 @@ void zsock_close(struct zsock *sock, int linger_ms)
 	loop_fd_close(sock->monitor_watch);
 	loop_defer_close(sock->pump);
 	loop_defer_close(sock->monitor_pump);
+	loop_timer_close(sock->again);
 	if (sock->monitor) {
 		(void)zmq_socket_monitor(sock->zmq, NULL, 0);
 		(void)zmq_close(sock->monitor);

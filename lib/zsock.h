@@ -51,7 +51,8 @@ struct zsock_ops {
 	void (*on_bad)(void *arg, struct zsock *sock, const struct zpeer *peer, uint64_t id,
 		const struct err *err);
 	/* DEALER: connected / handshake refused / disconnected, from the socket
-	 * monitor.  May be NULL. */
+	 * monitor.  The socket goes on trying in each case.  May be NULL: then an
+	 * endpoint that refused a handshake is not tried again. */
 	void (*on_state)(void *arg, struct zsock *sock, bool up, const char *detail);
 };
 
@@ -66,7 +67,7 @@ void zctx_count(struct zctx *ctx, int change);
 int zsock_open(struct loop *loop, struct zctx *ctx, const struct zsock_config *config,
 	const struct zsock_ops *ops, void *arg, struct zsock **out, struct err *err);
 int zsock_bind(struct zsock *sock, const char *endpoint, struct err *err);
-/* The endpoint really bound (tcp://...:0 resolved). */
+/* The endpoint really bound (tcp://...:0 resolved); connected to, on a DEALER. */
 const char *zsock_endpoint(const struct zsock *sock);
 int zsock_connect(struct zsock *sock, const char *endpoint, struct err *err);
 int zsock_disconnect(struct zsock *sock, const char *endpoint, struct err *err);

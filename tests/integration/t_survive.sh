@@ -54,10 +54,6 @@ same_again "agents first, then the scheduler"
 check "the network still works" ctl exec count/c-1 -- ping -c 2 -W 5 c-2
 
 # kill -9 of one UML kernel: a new boot, same address, same disk.
-kernel_pid() { # GUEST HOST
-	local uid; uid=$(ctl get guests "$1" -o json | jq -r '.[0].uid')
-	pgrep -f "uml_dir.*$uid|$uid.*linux" | head -1
-}
 victim=count/c-2
 ctl exec $victim -- sh -c 'echo kept > /root/kept; sync'
 host=$(guest_json $victim host) address=$(guest_json $victim 'networks[0].address') restarts=$(guest_json $victim restarts)
@@ -66,13 +62,16 @@ kill_kernel() { # GUEST: the main process of the kernel in the guest's jail
 	uid=$(ctl get guests "$1" -o json | jq -r '.[0].uid')
 	dir=$STATE/bed/$(guest_json "$1" host)/state/guests/$uid
 	[ -d "$dir" ] || { echo "no folder $dir"; return 1; }
-	# The UML process is the oldest descendant of the runner that has the kernel's arguments.
+	# The main process has the kernel's arguments, and a parent that has not; it
+	# descends from the runner.  (Its stubs have its arguments too; pids wrap.)
 	pid=$(pgrep -f "umid=" | while read -r p; do
+		q=$(awk '/^PPid/ {print $2}' "/proc/$p/status" 2> /dev/null || echo 0)
+		tr '\0' ' ' < "/proc/$q/cmdline" 2> /dev/null | grep -q "umid=" && continue
 		q=$p; while [ "$q" -gt 1 ]; do
 			tr '\0' ' ' < "/proc/$q/cmdline" 2> /dev/null | grep -q -- "--dir $dir" && { echo "$p"; break; }
 			q=$(awk '/^PPid/ {print $2}' "/proc/$q/status" 2> /dev/null || echo 0)
 		done
-	done | sort -n | head -1)
+	done | head -1)
 	[ -n "$pid" ] || { echo "no kernel process found below $dir"; return 1; }
 	kill -KILL "$pid"
 }

@@ -88,7 +88,7 @@ static void pack_hello(struct buf *out)
 
 /* A peer that does not read: its queue fills, -EAGAIN at once; when it is gone,
  * -EHOSTUNREACH.  Ending waits for it no longer than it was told to. */
-static void full_queue(bool lingering)
+static void full_queue(bool goes, int linger_ms)
 {
 	uint8_t *bulk = calloc(1, 1u << 20);
 	struct err err = ERR_INIT;
@@ -124,7 +124,7 @@ static void full_queue(bool lingering)
 	assert_true(sent >= 5);
 	assert_true(proc_mono_ms() - start < 20000);
 	start = proc_mono_ms();
-	if (!lingering) {
+	if (goes) {
 		(void)zmq_close(raw);
 		raw = NULL;
 		while ((rc = send_bulk(w.server, &w.last_peer, bulk, 10, &err)) == -EAGAIN || !rc) {
@@ -134,14 +134,12 @@ static void full_queue(bool lingering)
 		assert_int_equal(rc, -EHOSTUNREACH);
 	}
 	start = proc_mono_ms();
-	zsock_close(w.server, lingering ? 300 : -1);
+	zsock_close(w.server, linger_ms);
 	w.server = NULL;
 	assert_true(proc_mono_ms() - start < 200);
 	loop_timer_close(w.step);
 	world_close(&w);
 	assert_true(proc_mono_ms() - start < 5000);
-	if (lingering)
-		assert_true(proc_mono_ms() - start >= 250);
 	if (raw)
 		(void)zmq_close(raw);
 	(void)zmq_ctx_term(ctx);
@@ -152,13 +150,14 @@ static void full_queue(bool lingering)
 static void test_full_queue(void **state)
 {
 	(void)state;
-	full_queue(false);
+	full_queue(true, 0);
 }
 
 static void test_linger_ends(void **state)
 {
 	(void)state;
-	full_queue(true);
+	full_queue(false, 300);
+	full_queue(false, -1); /* for ever, to ZeroMQ */
 }
 
 /* What was sent just before the end still arrives. */
@@ -218,6 +217,7 @@ static void test_forgotten(void **state)
 
 static void test_restart(void **state)
 {
+	uint64_t deadline = proc_mono_ms() + 10000;
 	char endpoint[100];
 	struct err err = ERR_INIT;
 	struct world w;
@@ -235,8 +235,10 @@ static void test_restart(void **state)
 	assert_int_equal(loop_run(w.loop, NULL), 0);
 	assert_false(w.up);
 	assert_string_equal(w.detail, "disconnected");
-	/* Nothing is queued for a server that is away. */
-	assert_int_equal(send_bulk(w.client, NULL, NULL, 0, &err), -EAGAIN);
+	/* Nothing is queued for a server that is away; ZeroMQ's own thread tells of
+	 * its end a moment before it lets go of the queue. */
+	while (send_bulk(w.client, NULL, NULL, 0, &err) != -EAGAIN)
+		assert_true(proc_mono_ms() < deadline);
 	server_open(&w, endpoint, true);
 	w.wanted = 2000;
 	assert_int_equal(loop_run(w.loop, NULL), 0);
