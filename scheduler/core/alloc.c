@@ -36,13 +36,8 @@ static void automatic_mac(const struct core_nic *nic, struct net_mac *mac)
 
 static struct core_nic *holder(struct core_network *network, const struct net_addr *addr)
 {
-	struct core_nic *nic;
-
-	if (addr->family == 4)
-		HASH_FIND(hh4, network->by4, addr, sizeof(*addr), nic);
-	else
-		HASH_FIND(hh6, network->by6, addr, sizeof(*addr), nic);
-	return nic;
+	return addr->family == 4 ? addrs_find(&network->by4, addr, false)
+				 : addrs_find(&network->by6, addr, true);
 }
 
 /* The gateway's address is for whoever asks for it by name. */
@@ -94,15 +89,20 @@ static int choose(struct core_network *network, const struct net_prefix *prefix,
 	return 0;
 }
 
-static void join(struct core_nic *nic, struct core_network *network)
+static int join(struct core_nic *nic, struct core_network *network, struct err *err)
 {
+	if (nic->ip4.family && addrs_add(&network->by4, nic, false) < 0)
+		goto fail;
+	if (nic->ip6.family && addrs_add(&network->by6, nic, true) < 0) {
+		addrs_remove(&network->by4, nic, false);
+		goto fail;
+	}
 	nic->network = network;
 	DL_APPEND(network->members, nic);
 	network->member_count++;
-	if (nic->ip4.family)
-		HASH_ADD(hh4, network->by4, ip4, sizeof(nic->ip4), nic);
-	if (nic->ip6.family)
-		HASH_ADD(hh6, network->by6, ip6, sizeof(nic->ip6), nic);
+	return 0;
+fail:
+	return err_set(err, -ENOMEM, "memory is short for network %s", network->name);
 }
 
 int alloc_nic(struct core_nic *nic, struct core_network *network, const struct core_nicspec *want,
@@ -125,8 +125,7 @@ int alloc_nic(struct core_nic *nic, struct core_network *network, const struct c
 		nic->mac = want->mac;
 	else
 		automatic_mac(nic, &nic->mac);
-	join(nic, network);
-	return 0;
+	return join(nic, network, err);
 }
 
 void alloc_release(struct core *core, struct core_nic *nic)
@@ -136,9 +135,9 @@ void alloc_release(struct core *core, struct core_nic *nic)
 	if (!network)
 		return;
 	if (nic->ip4.family)
-		HASH_DELETE(hh4, network->by4, nic);
+		addrs_remove(&network->by4, nic, false);
 	if (nic->ip6.family)
-		HASH_DELETE(hh6, network->by6, nic);
+		addrs_remove(&network->by6, nic, true);
 	DL_DELETE(network->members, nic);
 	network->member_count--;
 	nic->network = NULL;
@@ -159,6 +158,5 @@ int alloc_restore(struct core_nic *nic, struct core_network *network,
 	nic->mac = load->mac;
 	nic->ip4 = load->ip4;
 	nic->ip6 = load->ip6;
-	join(nic, network);
-	return 0;
+	return join(nic, network, err);
 }

@@ -7,6 +7,9 @@
 #include "scheduler/core/core_int.h"
 #include "scheduler/core/plan.h"
 
+/* So many changes of one apply are gathered for each network. */
+#define BULK 16u
+
 struct change {
 	struct core *core;
 	struct core_deployment *deployment;
@@ -81,20 +84,6 @@ static void restart(struct change *c, struct core_guest *guest, bool new_disk)
 	guest_set_ready(guest, false);
 	out_dirty_guest(c->out, guest);
 	out_tell_guest(c->out, guest);
-}
-
-static void reserve(struct core_guest *guest, const struct core_groupspec *spec)
-{
-	struct core_host *host = guest->host;
-
-	if (host) {
-		host->memory_reserved += spec->memory - guest->memory;
-		host->cpu_reserved += spec->cpu - guest->cpu;
-		host->disk_reserved += spec->disk - guest->disk;
-	}
-	guest->memory = spec->memory;
-	guest->cpu = spec->cpu;
-	guest->disk = spec->disk;
 }
 
 static int create_guest(struct change *c, struct core_group *group, uint32_t number)
@@ -181,6 +170,8 @@ static int apply_networks(struct change *c)
 			return err_set(c->err, rc, "no VXLAN network identifier is free");
 		rc = network_new(c->core, c->deployment, spec, vni,
 			spec->mtu ? spec->mtu : network_auto_mtu(c->core), &network, c->err);
+		if (rc == 0)
+			netplan_bulk(c->core, network);
 	}
 	return rc;
 }
@@ -198,7 +189,7 @@ static void drop_networks(struct change *c)
 		if (wanted || network->leaving)
 			continue;
 		if (network->member_count)
-			network->leaving = true;
+			network_leave(network);
 		else
 			network_free(c->core, network);
 	}
@@ -217,8 +208,7 @@ static void drop_guests(struct change *c)
 		if (!spec || renamed || guest->number > plan_numbers(spec))
 			guest_delete(c->core, guest, c->out);
 		if (!spec) {
-			DL_DELETE(c->deployment->groups, group);
-			free(group);
+			group_free(c->core, group);
 		}
 	}
 }
@@ -238,7 +228,13 @@ static int change_group(
 	*old = group->spec;
 	op = plan_group(old, spec, detail);
 	same_nics = plan_same_nics(old, spec);
-	group->spec = *spec;
+	rc = group_set_spec(c->core, group, spec, c->err);
+	if (rc < 0) {
+		free(old);
+		return rc;
+	}
+	if (old->priority != spec->priority)
+		place_priority_changed(c->core, group, old->priority);
 	/* What a name meant when the guest was made holds until it is replaced. */
 	if (old->disk_hash == spec->disk_hash)
 		memcpy(group->spec.image_id, old->image_id, CORE_ID);
@@ -248,7 +244,7 @@ static int change_group(
 	}
 	DL_FOREACH2(group->guests, guest, group_next)
 	{
-		reserve(guest, &group->spec);
+		guest_reserve(c->core, guest, &group->spec);
 		if (op == CORE_UNCHANGED)
 			continue;
 		if (!same_nics)
@@ -284,12 +280,9 @@ static int apply_groups(struct change *c, bool fixed)
 		if (has_fixed(spec) != fixed)
 			continue;
 		if (!group) {
-			group = calloc(1, sizeof(*group));
+			group = group_new(c->core, c->deployment, spec, c->err);
 			if (!group)
-				return err_set(c->err, -ENOMEM, "memory is short");
-			group->deployment = c->deployment;
-			group->spec = *spec;
-			DL_APPEND(c->deployment->groups, group);
+				return -ENOMEM;
 		} else {
 			rc = change_group(c, group, spec);
 		}
@@ -305,6 +298,7 @@ static struct core_deployment *deployment_new(struct core *core, const char *nam
 
 	if (!deployment)
 		return NULL;
+	deployment->core = core;
 	(void)str_copy(deployment->name, sizeof(deployment->name), name);
 	deployment->created_at = now;
 	HASH_ADD_STR(core->deployments, name, deployment);
@@ -315,6 +309,7 @@ int core_apply(struct core *core, const struct core_apply *apply, bool dry_run, 
 	struct core_plan *plan, struct core_out *out, struct err *err)
 {
 	struct change c = {.core = core, .apply = apply, .now = now, .out = out, .err = err};
+	struct core_network *network;
 	int rc;
 
 	HASH_FIND_STR(core->deployments, apply->name, c.deployment);
@@ -323,9 +318,10 @@ int core_apply(struct core *core, const struct core_apply *apply, bool dry_run, 
 		rc = plan_make(c.deployment, apply, plan, err);
 	if (rc < 0)
 		return rc;
-	place_fit(core, apply, plan->warning);
-	if (dry_run)
+	if (dry_run) {
+		fit_check(core, apply, plan);
 		return 0;
+	}
 	if (!c.deployment) {
 		c.deployment = deployment_new(core, apply->name, now);
 		if (!c.deployment)
@@ -333,9 +329,14 @@ int core_apply(struct core *core, const struct core_apply *apply, bool dry_run, 
 	}
 	/* Policies may change without a line in the plan: the record is written. */
 	c.deployment->revision++;
+	c.deployment->gang = apply->gang;
 	c.deployment->changed_at = now;
 	out_dirty(out, CORE_KIND_META, "meta");
 	out_dirty(out, CORE_KIND_DEPLOYMENT, c.deployment->name);
+	/* Many changes at once: a host is told a network whole, not member by member. */
+	if (plan->count > BULK)
+		DL_FOREACH (c.deployment->networks, network)
+			netplan_bulk(core, network);
 	drop_guests(&c);
 	rc = apply_networks(&c);
 	if (rc == 0)
@@ -352,5 +353,7 @@ int core_apply(struct core *core, const struct core_apply *apply, bool dry_run, 
 		"revision %llu: %zu changes, %u unchanged",
 		(unsigned long long)c.deployment->revision, plan->count, plan->unchanged);
 	place_pending(core, now, out);
+	netplan_bulk_end(core, out);
+	fit_pending(c.deployment, plan);
 	return 0;
 }

@@ -6,7 +6,7 @@
 #include "scheduler/core/core_int.h"
 
 #define LEASE_DEFAULT_MS 5000u
-#define OVERCOMMIT_DEFAULT 8u
+#define CPU_OVERCOMMIT_DEFAULT 8000u
 
 int core_new(const struct core_config *config, struct core **out, struct err *err)
 {
@@ -17,8 +17,12 @@ int core_new(const struct core_config *config, struct core **out, struct err *er
 	core->config = *config;
 	if (!core->config.lease_ms)
 		core->config.lease_ms = LEASE_DEFAULT_MS;
-	if (!core->config.cpu_overcommit)
-		core->config.cpu_overcommit = OVERCOMMIT_DEFAULT;
+	if (!core->config.overcommit.memory)
+		core->config.overcommit.memory = 1000;
+	if (!core->config.overcommit.disk)
+		core->config.overcommit.disk = 1000;
+	if (!core->config.overcommit.cpu)
+		core->config.overcommit.cpu = CPU_OVERCOMMIT_DEFAULT;
 	*out = core;
 	return 0;
 }
@@ -34,6 +38,10 @@ void core_free(struct core *core)
 		deployment_free(core, deployment);
 	HASH_ITER (hh, core->hosts, host, next_host)
 		host_free(core, host);
+	index_free_all(core);
+	text_free_all(core);
+	counts_free(&core->priorities);
+	free(core->by_order);
 	free(core);
 }
 

@@ -77,17 +77,75 @@ struct core_labels {
 	size_t count;
 };
 
+/* Guests keep off, unless they tolerate it; PREFERRED: if they can. */
+struct core_taint {
+	char key[CORE_NAME];
+	char value[CORE_NAME]; /* or "" */
+	bool preferred;
+};
+
+struct core_taints {
+	struct core_taint *items;
+	size_t count;
+};
+
+/* Capacity counts as so many thousandths of what is there; 0: as configured. */
+struct core_overcommit {
+	uint32_t memory, cpu, disk;
+};
+
 struct core_guest;
 struct core_network;
 struct core_group;
 struct core_deployment;
+struct core_nic;
+struct index_class;
+struct index_domain;
+
+/* How many there are at a place: of a group on a host or in a domain (a value of a
+ * label), of a network on a host.  Open addressing; empty slots have the id 0.  Small,
+ * because there is one entry for nearly each guest. */
+struct core_count {
+	uint32_t id; /* host->order, or the domain's id */
+	uint32_t count;
+};
+struct core_counts {
+	struct core_count *slots;
+	uint32_t room, used;
+};
+
+/* The NICs of a network by their address. */
+struct core_addrs {
+	struct core_nic **slots;
+	uint32_t room, used;
+};
+
+/* A host's place in one of the two orders of its class (index.c). */
+struct core_hostnode {
+	struct core_hostnode *left, *right;
+	struct core_host *host;
+	uint64_t key;
+	uint64_t memory, disk, cpu; /* the most that is free below, each for itself */
+	uint32_t weight;
+};
 
 struct core_host {
 	char name[CORE_NAME];
 	enum core_host_state state;
 	bool cordoned;
-	uint64_t memory, disk, disk_free; /* bytes */
-	uint32_t cpu;			  /* milli-CPUs */
+	uint32_t order;		  /* of joining, from 1: ties are broken by it */
+	uint32_t exclusive_count; /* guests here that want no others */
+	struct core_taints taints;
+	struct core_overcommit overcommit;
+	struct index_class *index_class; /* NULL: takes no guests now */
+	struct index_domain **domains;	 /* its values of the labels that rules name */
+	size_t domain_count;
+	struct core_hostnode by_share, by_free;
+	uint64_t free_memory, free_disk, free_cpu; /* as in the index */
+	uint64_t looked_at;			   /* the run that has it among its candidates */
+	const struct core_group *nominated;	   /* room is being made here for a guest of it */
+	uint64_t memory, disk, disk_free;	   /* bytes */
+	uint32_t cpu;				   /* milli-CPUs */
 	uint64_t memory_reserved, disk_reserved;
 	uint32_t cpu_reserved;
 	struct net_addr vtep;
@@ -109,7 +167,6 @@ struct core_nic {
 	struct net_addr ip4, ip6;     /* family 0: none */
 	bool fixed4, fixed6;	      /* asked for by the user */
 	struct core_nic *prev, *next; /* members of the network */
-	UT_hash_handle hh4, hh6;      /* network->by4, by6 */
 };
 
 struct core_netspec {
@@ -127,18 +184,14 @@ struct core_network {
 	uint32_t mtu; /* in force */
 	struct core_nic *members;
 	uint32_t member_count;
-	struct core_nic *by4, *by6;
-	uint64_t cursor4, cursor6;	  /* where the next search for a free address begins */
-	struct core_nethost *hosts;	  /* with members */
-	bool leaving;			  /* no longer wanted; goes with its last member */
+	struct core_addrs by4, by6;
+	uint64_t cursor4, cursor6; /* where the next search for a free address begins */
+	struct core_counts hosts;  /* with members */
+	bool leaving;		   /* no longer wanted; goes with its last member */
+	bool bulk;		   /* changes are gathered: its hosts are told once */
+	struct core_network *bulk_next;
 	struct core_network *prev, *next; /* of the deployment */
-	UT_hash_handle hh, hh_vni;
-};
-
-struct core_nethost {
-	struct core_host *host;
-	uint32_t members;
-	UT_hash_handle hh;
+	UT_hash_handle hh, hh_vni;	  /* by name in the deployment; by VNI */
 };
 
 struct core_nicspec {
@@ -148,6 +201,48 @@ struct core_nicspec {
 };
 
 enum core_strategy { CORE_SPREAD, CORE_PACK };
+
+/* What a guest asks of its host beyond room.  Preferred ones are broken where
+ * nothing else is left.  The label "host" is the host's name. */
+#define CORE_RULES_MAX 16
+#define CORE_SPREADS_MAX 4
+#define CORE_VALUES_MAX 16
+enum core_cmp { CORE_IN, CORE_NOT_IN, CORE_EXISTS, CORE_ABSENT, CORE_AT_LEAST, CORE_AT_MOST };
+struct core_expr {
+	char key[CORE_NAME];
+	enum core_cmp op;
+	bool preferred;
+	uint32_t value_count;
+	char (*values)[CORE_NAME]; /* owned by the rules */
+	int64_t number;
+};
+struct core_toleration {
+	char key[CORE_NAME]; /* "": all taints */
+	char value[CORE_NAME];
+	bool any_value;
+};
+/* Beside, or apart from, guests of the group called GUEST in the same deployment. */
+struct core_affinity {
+	char guest[CORE_NAME];
+	char over[CORE_NAME]; /* a host label; "": the same host */
+	bool apart, preferred;
+};
+/* Between the values of a label, its guests differ by MAX_SKEW at most. */
+struct core_spread {
+	char over[CORE_NAME]; /* "host": the hosts themselves */
+	uint32_t max_skew;
+	bool preferred;
+};
+struct core_rules {
+	struct core_expr exprs[CORE_RULES_MAX];
+	struct core_toleration tolerations[CORE_RULES_MAX];
+	struct core_affinity affinities[CORE_RULES_MAX];
+	struct core_spread spreads[CORE_SPREADS_MAX];
+	size_t expr_count, toleration_count, affinity_count, spread_count;
+	bool exclusive;
+};
+/* With all that it owns; NULL is fine. */
+void core_rules_free(struct core_rules *rules);
 
 /* What the scheduler must know of a group of guests alike.  The rest (files,
  * environment, scripts) stays with the caller; its hashes say what changed. */
@@ -164,11 +259,11 @@ struct core_groupspec {
 	struct core_nicspec nics[CORE_NICS_MAX];
 	size_t nic_count;
 	enum core_strategy strategy;
-	char host[CORE_NAME]; /* fixed host, or "" */
-	struct core_label host_labels[16];
-	size_t host_label_count;
+	char host[CORE_NAME];  /* fixed host, or "" */
 	uint32_t max_per_host; /* 0: no limit */
 	int32_t priority;
+	/* NULL: none.  In a core_apply it is the caller's; a group has its own copy. */
+	struct core_rules *rules;
 };
 
 struct core_group {
@@ -176,15 +271,27 @@ struct core_group {
 	struct core_groupspec spec;
 	struct core_guest *guests;
 	uint32_t guest_count;
+	struct core_counts on_hosts, on_domains;
+	struct core_guest *pending, *pending_last; /* by pending_next */
+	uint32_t pending_count;
+	/* While it has pending guests: not tried yet, or waiting for room. */
+	enum { CORE_NO_LIST, CORE_FRESH, CORE_WAITING } list;
+	struct core_group *wait_prev, *wait_next;
+	struct core_host *nominee; /* where room is being made for it */
+	const char *why;	   /* as its guests were told */
 	struct core_group *prev, *next;
+	UT_hash_handle hh;
 };
 
 struct core_deployment {
+	struct core *core;
 	char name[CORE_NAME];
 	struct core_network *networks;
 	struct core_group *groups;
+	struct core_group *groups_by_name;
+	struct core_network *networks_by_name; /* without those leaving */
 	uint32_t guest_count, ready_count, network_count;
-	bool deleting;
+	bool deleting, gang;
 	uint64_t revision, created_at, changed_at;
 	struct core_guest *leaving; /* removed from their groups, not yet gone (group list) */
 	UT_hash_handle hh;
@@ -195,8 +302,9 @@ struct core_guest {
 	struct core_deployment *deployment;
 	struct core_group *group; /* NULL while deleting */
 	uint32_t number;	  /* within the group, from 1 */
-	char name[CORE_FULLNAME]; /* deployment/guest */
+	const char *name;	  /* deployment/guest */
 	bool want_run, deleting;
+	bool evicted; /* leaves its host for one of higher priority, then waits again */
 	enum core_phase phase;
 	bool ready;
 	struct core_host *host; /* NULL: pending */
@@ -206,11 +314,12 @@ struct core_guest {
 	uint64_t started_at, created_at, cow_bytes;
 	uint64_t memory, disk; /* reserved on the host */
 	uint32_t cpu;
-	char reason[CORE_REASON];
-	char placed_because[CORE_REASON];
+	const char *reason; /* never NULL; guest_set_reason() */
+	const char *placed_because;
 	struct core_nic *nics;
 	uint32_t nic_count;
-	bool pending; /* on the list of those that wait for a host */
+	bool pending; /* on its group's list of those that wait for a host */
+	bool exclusive;
 	struct core_guest *group_prev, *group_next;
 	struct core_guest *host_prev, *host_next;
 	struct core_guest *pending_prev, *pending_next;
@@ -270,8 +379,9 @@ void core_out_free(struct core_out *out);
 /* ---------------------------------------------------------------- events */
 
 struct core_config {
-	uint32_t lease_ms;	 /* 0: 5000 */
-	uint32_t cpu_overcommit; /* reserved milli-CPUs per milli-CPU; 0: 8 */
+	uint32_t lease_ms; /* 0: 5000 */
+	/* 0: memory and disk 1000, CPU 8000 */
+	struct core_overcommit overcommit;
 };
 
 struct core;
@@ -284,6 +394,8 @@ struct core_hostfacts {
 	uint32_t cpu, underlay_mtu;
 	struct net_addr vtep;
 	struct core_labels labels; /* borrowed */
+	struct core_taints taints; /* borrowed */
+	struct core_overcommit overcommit;
 };
 
 struct core_observed {
@@ -324,7 +436,14 @@ struct core_plan {
 	struct core_plan_item *items; /* without those unchanged */
 	size_t count, room;
 	uint32_t unchanged;
-	char warning[CORE_REASON * 2]; /* does not fit, and why; or "" */
+	/* What does not fit now: "" or a sentence; and group by group. */
+	char warning[CORE_REASON * 2];
+	struct core_short {
+		char group[CORE_NAME];
+		uint32_t wanted, missing;
+		char why[CORE_REASON * 2];
+	} shorts[8];
+	size_t short_count;
 };
 void core_plan_free(struct core_plan *plan);
 
@@ -334,6 +453,7 @@ struct core_apply {
 	size_t network_count;
 	struct core_groupspec *groups;
 	size_t group_count;
+	bool gang; /* its guests are placed all together or not at all */
 };
 /* Plans, and unless DRY_RUN carries out.  The spec was validated (spec/); what
  * depends on the cluster is checked here.  -EEXIST, -EBUSY, -EINVAL, -ERANGE. */
@@ -376,6 +496,7 @@ struct core_load_guest {
 	char name[CORE_FULLNAME];
 	bool want_run, deleting;
 	enum core_phase phase;
+	bool evicted;
 	char host[CORE_NAME];
 	uint64_t epoch, generation, disk_generation, started_at, created_at, memory, disk;
 	uint32_t restarts, cpu;
@@ -404,6 +525,25 @@ const struct core_network *core_network(const struct core *core, uint32_t vni);
 const struct core_network *core_networks(const struct core *core); /* ->hh_vni.next */
 const char *core_phase_name(enum core_phase phase);		   /* "running" */
 const char *core_host_state_name(enum core_host_state state);
+
+/* Why a guest is where it is; or, of one that waits, why each host refuses it, the
+ * one nearest to fitting for each reason, and what would help.  Proportional to
+ * the number of hosts. */
+#define CORE_WHYS 16
+struct core_why {
+	const struct core_host *host; /* NULL: it waits */
+	char because[CORE_REASON * 2];
+	struct core_why_item {
+		const char *what; /* static */
+		uint32_t hosts;
+		char example[CORE_NAME];
+		char detail[CORE_REASON];
+	} items[CORE_WHYS];
+	size_t count;
+	char help[4][CORE_REASON];
+	size_t help_count;
+};
+int core_why(struct core *core, uint64_t uid, struct core_why *out, struct err *err);
 
 /* All invariants of docs/invariants.md.  -EPROTO with its number and what breaks
  * it.  Proportional to the cluster: for tests and the simulator. */

@@ -3,6 +3,11 @@
 #define UMLAUT_SCHEDULER_CORE_CORE_INT_H
 
 #include "scheduler/core/core.h"
+#include "scheduler/core/index.h"
+#include "scheduler/core/tables.h"
+#include "scheduler/core/text.h"
+
+struct core_text;
 
 struct core {
 	struct core_config config;
@@ -12,10 +17,24 @@ struct core {
 	struct core_guest *guests;  /* by uid */
 	struct core_guest *by_name; /* without those that are being deleted */
 	struct core_network *by_vni;
-	struct core_guest *pending, *pending_last;
+	struct index index;
+	struct core_host **by_order;	 /* by host->order; NULL: free */
+	uint32_t order_room, order_hint; /* none below the hint is free */
+	struct core_text *texts;
+	struct core_counts priorities; /* of placed guests: priority + 2^31 + 1 */
+	/* Groups with pending guests.  Those FRESH were not tried yet; the others, the
+	 * highest priority first, are tried in turns when room becomes free. */
+	struct core_group *fresh;
+	uint32_t fresh_count;
+	uint64_t run_serial;
+	struct core_group *waiting;
+	uint32_t waiting_count;
+	uint32_t retry_left; /* so many of them have not been tried since */
+	struct core_group *retry_at;
+	struct core_network *bulk; /* whose hosts are told at the end of the event */
 	uint32_t vni_cursor;
 	struct core_meta meta;
-	bool place_due; /* capacity or demand changed: try the pending ones */
+	bool place_due; /* room became free: try those that wait */
 };
 
 /* out.c */
@@ -45,11 +64,18 @@ void guest_free(struct core *core, struct core_guest *guest);
 int guest_make_nics(struct core_guest *guest, const struct core_groupspec *spec, struct err *err);
 void guest_drop_nics(struct core *core, struct core_guest *guest, struct core_out *out);
 void guest_set_ready(struct core_guest *guest, bool ready);
+/* REASON NULL: as it is. */
 void guest_set_phase(struct core_guest *guest, enum core_phase phase, const char *reason);
+void guest_set_reason(struct core_guest *guest, const char *reason);
 void guest_attach_host(struct core_guest *guest, struct core_host *host);
 void guest_detach_host(struct core_guest *guest);
 void guest_pend(struct core *core, struct core_guest *guest);
 void guest_unpend(struct core *core, struct core_guest *guest);
+/* Nothing of it is on its host any more: it waits for a place again, from its image. */
+void guest_unplace(
+	struct core *core, struct core_guest *guest, const char *reason, struct core_out *out);
+/* What is reserved for it becomes that of SPEC. */
+void guest_reserve(struct core *core, struct core_guest *guest, const struct core_groupspec *spec);
 /* Leaves its group; told to its host to go, or gone at once when it has none. */
 void guest_delete(struct core *core, struct core_guest *guest, struct core_out *out);
 /* Nothing of it is left: forgets it, and its deployment with the last one. */
@@ -59,11 +85,20 @@ void guest_name(char out[CORE_FULLNAME], const char *deployment, const struct co
 
 /* deployment.c */
 void deployment_free(struct core *core, struct core_deployment *deployment);
+/* With a copy of its rules; the labels that they name are put to use. */
+struct core_group *group_new(struct core *core, struct core_deployment *deployment,
+	const struct core_groupspec *spec, struct err *err);
+int group_set_spec(struct core *core, struct core_group *group, const struct core_groupspec *spec,
+	struct err *err);
+void group_free(struct core *core, struct core_group *group);
 struct core_network *deployment_network(const struct core_deployment *deployment, const char *name);
 struct core_group *deployment_group(const struct core_deployment *deployment, const char *name);
 int network_new(struct core *core, struct core_deployment *deployment,
 	const struct core_netspec *spec, uint32_t vni, uint32_t mtu, struct core_network **out,
 	struct err *err);
+/* No longer wanted: its name is free, it goes with its last member. */
+void network_leave(struct core_network *network);
+void network_forget_name(struct core_network *network);
 void network_free(struct core *core, struct core_network *network);
 /* What the hosts' underlays allow (the smallest less the encapsulation). */
 uint32_t network_auto_mtu(const struct core *core);
@@ -75,17 +110,30 @@ void netplan_leaving(struct core_guest *guest, struct core_out *out);
 void netplan_member(const struct core_nic *nic, struct core_out *out);
 void netplan_member_gone(
 	const struct core_network *network, const struct net_mac *mac, struct core_out *out);
+/* From now to the end of the event changes of NETWORK are gathered: each of its hosts
+ * is then told the whole network, once. */
+void netplan_bulk(struct core *core, struct core_network *network);
+void netplan_bulk_end(struct core *core, struct core_out *out);
 
 /* place.c */
-struct place_need {
-	const struct core_groupspec *spec;
-	const struct core_group *group; /* NULL in a dry run of a new one */
-};
-struct core_host *place_choose(
-	struct core *core, const struct place_need *need, char because[CORE_REASON]);
+/* Gives a place to those that wait, as far as there is room. */
 void place_pending(struct core *core, uint64_t now, struct core_out *out);
-/* "" when COUNT more guests of SPEC fit beside what is there. */
-void place_fit(struct core *core, const struct core_apply *apply, char warning[CORE_REASON * 2]);
+/* The host where a guest of GROUP would go, but not AVOID (or NULL); NULL and why. */
+struct core_host *place_choose(struct core *core, struct core_group *group,
+	const struct core_host *avoid, char because[CORE_REASON]);
+
+/* On the list of groups that wait, or off it, as its pending guests say. */
+void place_wait(struct core *core, struct core_group *group);
+/* Stable. */
+void place_sort(struct core_group **groups, size_t n, int (*cmp)(const void *, const void *));
+/* GROUP has another priority than BEFORE. */
+void place_priority_changed(struct core *core, struct core_group *group, int32_t before);
+uint32_t place_priority_id(int32_t priority); /* for core->priorities */
+
+/* fit.c: fills in plan->warning and shorts: what does not fit beside what is there. */
+void fit_check(struct core *core, const struct core_apply *apply, struct core_plan *plan);
+/* The same after the fact: of those that wait. */
+void fit_pending(const struct core_deployment *deployment, struct core_plan *plan);
 
 /* host.c */
 struct core_host *host_get(const struct core *core, const char *name);

@@ -9,20 +9,118 @@ struct core_network *deployment_network(const struct core_deployment *deployment
 {
 	struct core_network *network;
 
-	DL_FOREACH (deployment->networks, network)
-		if (!network->leaving && strcmp(network->spec.name, name) == 0)
-			return network;
-	return NULL;
+	HASH_FIND_STR(deployment->networks_by_name, name, network);
+	return network;
 }
 
 struct core_group *deployment_group(const struct core_deployment *deployment, const char *name)
 {
 	struct core_group *group;
 
-	DL_FOREACH (deployment->groups, group)
-		if (strcmp(group->spec.name, name) == 0)
-			return group;
-	return NULL;
+	HASH_FIND_STR(deployment->groups_by_name, name, group);
+	return group;
+}
+
+void core_rules_free(struct core_rules *rules)
+{
+	if (!rules)
+		return;
+	for (size_t i = 0; i < rules->expr_count; i++)
+		free(rules->exprs[i].values);
+	free(rules);
+}
+
+static struct core_rules *rules_copy(const struct core_rules *from)
+{
+	struct core_rules *to = malloc(sizeof(*to));
+
+	if (!to)
+		return NULL;
+	*to = *from;
+	for (size_t i = 0; i < to->expr_count; i++)
+		to->exprs[i].values = NULL;
+	for (size_t i = 0; i < to->expr_count; i++) {
+		struct core_expr *e = &to->exprs[i];
+
+		if (!e->value_count)
+			continue;
+		e->values = calloc(e->value_count, sizeof(*e->values));
+		if (!e->values) {
+			core_rules_free(to);
+			return NULL;
+		}
+		memcpy(e->values, from->exprs[i].values, e->value_count * sizeof(*e->values));
+	}
+	return to;
+}
+
+static int use_keys(struct core *core, const struct core_rules *rules, struct err *err)
+{
+	int rc = 0;
+
+	for (size_t i = 0; rc == 0 && i < rules->expr_count; i++)
+		rc = index_use(core, rules->exprs[i].key, err);
+	for (size_t i = 0; rc == 0 && i < rules->spread_count; i++)
+		rc = index_use(core, rules->spreads[i].over, err);
+	for (size_t i = 0; rc == 0 && i < rules->affinity_count; i++)
+		if (*rules->affinities[i].over)
+			rc = index_use(core, rules->affinities[i].over, err);
+	return rc;
+}
+
+int group_set_spec(struct core *core, struct core_group *group, const struct core_groupspec *spec,
+	struct err *err)
+{
+	struct core_rules *rules = NULL;
+	int rc = 0;
+
+	if (spec->rules) {
+		rules = rules_copy(spec->rules);
+		if (!rules)
+			return err_set(err, -ENOMEM, "memory is short for guest %s", spec->name);
+		rc = use_keys(core, rules, err);
+	}
+	if (rc < 0) {
+		core_rules_free(rules);
+		return rc;
+	}
+	core_rules_free(group->spec.rules);
+	group->spec = *spec;
+	group->spec.rules = rules;
+	return 0;
+}
+
+struct core_group *group_new(struct core *core, struct core_deployment *deployment,
+	const struct core_groupspec *spec, struct err *err)
+{
+	struct core_group *group = calloc(1, sizeof(*group));
+
+	if (!group) {
+		(void)err_set(err, -ENOMEM, "memory is short for guest %s", spec->name);
+		return NULL;
+	}
+	group->deployment = deployment;
+	group->why = text_none;
+	if (group_set_spec(core, group, spec, err) < 0) {
+		free(group);
+		return NULL;
+	}
+	DL_APPEND(deployment->groups, group);
+	HASH_ADD_KEYPTR(hh, deployment->groups_by_name, group->spec.name,
+		(unsigned)strlen(group->spec.name), group);
+	return group;
+}
+
+void group_free(struct core *core, struct core_group *group)
+{
+	place_wait(core, group);
+	text_set(core, &group->why, "");
+	HASH_DELETE(hh, group->deployment->groups_by_name, group);
+	DL_DELETE(group->deployment->groups, group);
+	counts_free(&group->on_hosts);
+	counts_free(&group->on_domains);
+	core_rules_free(group->spec.rules);
+	free(group);
 }
 
 uint32_t network_auto_mtu(const struct core *core)
@@ -62,19 +160,34 @@ int network_new(struct core *core, struct core_deployment *deployment,
 	}
 	HASH_ADD(hh_vni, core->by_vni, vni, sizeof(network->vni), network);
 	DL_APPEND(deployment->networks, network);
+	HASH_ADD_KEYPTR(hh, deployment->networks_by_name, network->spec.name,
+		(unsigned)strlen(network->spec.name), network);
 	deployment->network_count++;
 	*out = network;
 	return 0;
 }
 
+void network_forget_name(struct core_network *network)
+{
+	/* One that leaves has given its name free already. */
+	if (!network->leaving)
+		HASH_DELETE(hh, network->deployment->networks_by_name, network);
+}
+
+void network_leave(struct core_network *network)
+{
+	network_forget_name(network);
+	network->leaving = true;
+}
+
 void network_free(struct core *core, struct core_network *network)
 {
-	struct core_nethost *at, *next;
-
-	HASH_ITER (hh, network->hosts, at, next) {
-		HASH_DEL(network->hosts, at);
-		free(at);
-	}
+	counts_free(&network->hosts);
+	addrs_free(&network->by4);
+	addrs_free(&network->by6);
+	network_forget_name(network);
+	if (network->bulk)
+		LL_DELETE2(core->bulk, network, bulk_next);
 	HASH_DELETE(hh_vni, core->by_vni, network);
 	DL_DELETE(network->deployment->networks, network);
 	network->deployment->network_count--;
@@ -92,8 +205,7 @@ void deployment_free(struct core *core, struct core_deployment *deployment)
 	DL_FOREACH_SAFE (deployment->groups, group, next_group) {
 		DL_FOREACH_SAFE2(group->guests, guest, next_guest, group_next)
 		guest_free(core, guest);
-		DL_DELETE(deployment->groups, group);
-		free(group);
+		group_free(core, group);
 	}
 	DL_FOREACH_SAFE (deployment->networks, network, next_network)
 		network_free(core, network);

@@ -19,7 +19,8 @@ void guest_name(char out[CORE_FULLNAME], const char *deployment, const struct co
 struct core_guest *guest_new(struct core *core, struct core_deployment *deployment,
 	struct core_group *group, uint32_t number, const char *name, uint64_t uid, struct err *err)
 {
-	struct core_guest *guest = calloc(1, sizeof(*guest));
+	size_t name_size = strlen(name) + 1;
+	struct core_guest *guest = calloc(1, sizeof(*guest) + name_size);
 
 	if (!guest) {
 		(void)err_set(err, -ENOMEM, "memory is short for guest %s", name);
@@ -29,7 +30,10 @@ struct core_guest *guest_new(struct core *core, struct core_deployment *deployme
 	guest->deployment = deployment;
 	guest->group = group;
 	guest->number = number;
-	(void)str_copy(guest->name, sizeof(guest->name), name);
+	/* The name is behind the struct: one piece of memory a guest. */
+	memcpy(guest + 1, name, name_size);
+	guest->name = (const char *)(guest + 1);
+	guest->reason = guest->placed_because = text_none;
 	guest->want_run = true;
 	guest->phase = CORE_PENDING;
 	guest->generation = guest->disk_generation = 1;
@@ -39,7 +43,9 @@ struct core_guest *guest_new(struct core *core, struct core_deployment *deployme
 		guest->memory = group->spec.memory;
 		guest->cpu = group->spec.cpu;
 		guest->disk = group->spec.disk;
-		HASH_ADD(hh_name, core->by_name, name[0], (unsigned)strlen(guest->name), guest);
+		guest->exclusive = group->spec.rules && group->spec.rules->exclusive;
+		HASH_ADD_KEYPTR(
+			hh_name, core->by_name, guest->name, (unsigned)strlen(guest->name), guest);
 		DL_APPEND2(group->guests, guest, group_prev, group_next);
 		group->guest_count++;
 	} else {
@@ -65,13 +71,37 @@ void guest_set_ready(struct core_guest *guest, bool ready)
 	}
 }
 
+void guest_set_reason(struct core_guest *guest, const char *reason)
+{
+	char text[CORE_REASON];
+
+	(void)snprintf(text, sizeof(text), "%s", reason);
+	text_set(guest->deployment->core, &guest->reason, text);
+}
+
 void guest_set_phase(struct core_guest *guest, enum core_phase phase, const char *reason)
 {
 	guest->phase = phase;
 	if (reason)
-		(void)snprintf(guest->reason, sizeof(guest->reason), "%s", reason);
+		guest_set_reason(guest, reason);
 	if (phase != CORE_RUNNING)
 		guest_set_ready(guest, false);
+}
+
+/* Counts by host, by domain and by priority follow its place. */
+static void count(struct core_guest *guest, int by)
+{
+	struct core_group *group = guest->group;
+	struct core *core = guest->deployment->core;
+	struct core_host *host = guest->host;
+
+	if (!group)
+		return;
+	/* Counts only steer: where memory is short for one, invariant 13 tells. */
+	(void)counts_add(&group->on_hosts, host->order, by);
+	for (size_t i = 0; i < host->domain_count; i++)
+		(void)counts_add(&group->on_domains, host->domains[i]->id, by);
+	(void)counts_add(&core->priorities, place_priority_id(group->spec.priority), by);
 }
 
 void guest_attach_host(struct core_guest *guest, struct core_host *host)
@@ -83,6 +113,9 @@ void guest_attach_host(struct core_guest *guest, struct core_host *host)
 	host->memory_reserved += guest->memory;
 	host->cpu_reserved += guest->cpu;
 	host->disk_reserved += guest->disk;
+	host->exclusive_count += guest->exclusive;
+	count(guest, 1);
+	index_moved(guest->deployment->core, host);
 }
 
 void guest_detach_host(struct core_guest *guest)
@@ -91,22 +124,67 @@ void guest_detach_host(struct core_guest *guest)
 
 	if (!host)
 		return;
+	count(guest, -1);
 	DL_DELETE2(host->guests, guest, host_prev, host_next);
 	host->guest_count--;
 	host->ready_count -= guest->ready;
 	host->memory_reserved -= guest->memory;
 	host->cpu_reserved -= guest->cpu;
 	host->disk_reserved -= guest->disk;
+	host->exclusive_count -= guest->exclusive;
 	guest->host = NULL;
+	index_moved(guest->deployment->core, host);
+}
+
+void guest_reserve(struct core *core, struct core_guest *guest, const struct core_groupspec *spec)
+{
+	struct core_host *host = guest->host;
+	bool exclusive = spec->rules && spec->rules->exclusive;
+
+	if (host) {
+		host->memory_reserved += spec->memory - guest->memory;
+		host->cpu_reserved += spec->cpu - guest->cpu;
+		host->disk_reserved += spec->disk - guest->disk;
+		host->exclusive_count += (uint32_t)exclusive - (uint32_t)guest->exclusive;
+	}
+	guest->memory = spec->memory;
+	guest->cpu = spec->cpu;
+	guest->disk = spec->disk;
+	guest->exclusive = exclusive;
+	if (host)
+		index_moved(core, host);
+}
+
+void guest_unplace(
+	struct core *core, struct core_guest *guest, const char *reason, struct core_out *out)
+{
+	netplan_leaving(guest, out);
+	guest_set_ready(guest, false);
+	guest_detach_host(guest);
+	guest->evicted = false;
+	text_set(core, &guest->placed_because, "");
+	for (uint32_t i = 0; i < guest->nic_count; i++)
+		netplan_member(&guest->nics[i], out);
+	if (guest->want_run) {
+		guest_set_phase(guest, CORE_PENDING, reason);
+		guest_pend(core, guest);
+	} else {
+		guest_set_phase(guest, CORE_STOPPED, reason);
+	}
+	core->place_due = true;
+	out_dirty_guest(out, guest);
 }
 
 void guest_pend(struct core *core, struct core_guest *guest)
 {
-	core->place_due = true;
-	if (guest->pending)
+	struct core_group *group = guest->group;
+
+	if (guest->pending || !group)
 		return;
 	guest->pending = true;
-	DL_APPEND2(core->pending, guest, pending_prev, pending_next);
+	DL_APPEND2(group->pending, guest, pending_prev, pending_next);
+	group->pending_count++;
+	place_wait(core, group);
 }
 
 void guest_unpend(struct core *core, struct core_guest *guest)
@@ -114,7 +192,9 @@ void guest_unpend(struct core *core, struct core_guest *guest)
 	if (!guest->pending)
 		return;
 	guest->pending = false;
-	DL_DELETE2(core->pending, guest, pending_prev, pending_next);
+	DL_DELETE2(guest->group->pending, guest, pending_prev, pending_next);
+	guest->group->pending_count--;
+	place_wait(core, guest->group);
 }
 
 int guest_make_nics(struct core_guest *guest, const struct core_groupspec *spec, struct err *err)
@@ -166,6 +246,8 @@ void guest_free(struct core *core, struct core_guest *guest)
 	guest_unpend(core, guest);
 	guest_detach_host(guest);
 	HASH_DEL(core->guests, guest);
+	text_set(core, &guest->reason, "");
+	text_set(core, &guest->placed_because, "");
 	if (guest->group) {
 		HASH_DELETE(hh_name, core->by_name, guest);
 		DL_DELETE2(guest->group->guests, guest, group_prev, group_next);
@@ -186,6 +268,8 @@ void guest_delete(struct core *core, struct core_guest *guest, struct core_out *
 	guest->deleting = true;
 	guest->want_run = false;
 	guest_unpend(core, guest);
+	if (guest->host)
+		count(guest, -1);
 	HASH_DELETE(hh_name, core->by_name, guest);
 	DL_DELETE2(guest->group->guests, guest, group_prev, group_next);
 	guest->group->guest_count--;
@@ -197,7 +281,7 @@ void guest_delete(struct core *core, struct core_guest *guest, struct core_out *
 		return;
 	}
 	guest_set_ready(guest, false);
-	(void)snprintf(guest->reason, sizeof(guest->reason), "is being removed");
+	guest_set_reason(guest, "is being removed");
 	out_tell_remove(out, guest->host->name, guest->uid, guest->epoch);
 }
 

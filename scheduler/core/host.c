@@ -31,10 +31,53 @@ static int copy_labels(struct core_labels *to, const struct core_labels *from)
 	return 0;
 }
 
+static int copy_taints(struct core_taints *to, const struct core_taints *from)
+{
+	struct core_taint *items = NULL;
+
+	if (from->count) {
+		items = malloc(from->count * sizeof(*items));
+		if (!items)
+			return -ENOMEM;
+		memcpy(items, from->items, from->count * sizeof(*items));
+	}
+	free(to->items);
+	to->items = items;
+	to->count = from->count;
+	return 0;
+}
+
+/* The lowest free number: tables by it stay as small as the cluster. */
+static int give_order(struct core *core, struct core_host *host)
+{
+	uint32_t order = core->order_hint ? core->order_hint : 1;
+
+	while (order < core->order_room && core->by_order[order])
+		order++;
+	if (order >= core->order_room) {
+		uint32_t room = core->order_room ? core->order_room * 2 : 64;
+		struct core_host **bigger =
+			realloc(core->by_order, room * sizeof(struct core_host *));
+
+		if (!bigger)
+			return -ENOMEM;
+		memset(bigger + core->order_room, 0,
+			(room - core->order_room) * sizeof(struct core_host *));
+		core->by_order = bigger;
+		core->order_room = room;
+	}
+	host->order = order;
+	core->by_order[order] = host;
+	core->order_hint = order + 1;
+	return 0;
+}
+
 static int set_facts(struct core_host *host, const struct core_hostfacts *facts, struct err *err)
 {
-	if (copy_labels(&host->labels, &facts->labels) < 0)
+	if (copy_labels(&host->labels, &facts->labels) < 0 ||
+		copy_taints(&host->taints, &facts->taints) < 0)
 		return err_set(err, -ENOMEM, "memory is short for host %s", facts->name);
+	host->overcommit = facts->overcommit;
 	host->memory = facts->memory;
 	host->disk = facts->disk;
 	host->disk_free = facts->disk_free;
@@ -54,7 +97,11 @@ int host_new(struct core *core, const struct core_hostfacts *facts, struct core_
 		return err_set(err, -ENOMEM, "memory is short for host %s", facts->name);
 	(void)str_copy(host->name, sizeof(host->name), facts->name);
 	rc = set_facts(host, facts, err);
+	if (rc == 0 && give_order(core, host) < 0)
+		rc = err_set(err, -ENOMEM, "memory is short for host %s", facts->name);
 	if (rc < 0) {
+		free(host->labels.items);
+		free(host->taints.items);
 		free(host);
 		return rc;
 	}
@@ -66,9 +113,15 @@ int host_new(struct core *core, const struct core_hostfacts *facts, struct core_
 
 void host_free(struct core *core, struct core_host *host)
 {
+	index_take(core, host);
+	core->by_order[host->order] = NULL;
+	if (host->order < core->order_hint)
+		core->order_hint = host->order;
 	HASH_DEL(core->hosts, host);
 	DL_DELETE(core->host_list, host);
 	free(host->labels.items);
+	free(host->taints.items);
+	free(host->domains);
 	free(host);
 }
 
@@ -136,12 +189,14 @@ static void observe_one(struct core *core, struct core_host *host, const struct 
 	}
 	if (!seen->gone) {
 		note(guest, seen, out);
-		if (guest->deleting)
+		if (guest->deleting || guest->evicted)
 			out_tell_remove(out, host->name, seen->uid, seen->epoch);
 		return;
 	}
 	if (guest->deleting)
 		guest_gone(core, guest, out);
+	else if (guest->evicted)
+		guest_unplace(core, guest, "gave way to guests of higher priority", out);
 	else
 		out_tell_guest(out, guest);
 }
@@ -163,6 +218,11 @@ int core_host_hello(struct core *core, const struct core_hostfacts *facts,
 		host->joined_at = now;
 	host->state = CORE_HOST_UP;
 	heard(core, host, now, mono);
+	rc = index_put(core, host, err);
+	if (rc < 0) {
+		out->failed = true;
+		return rc;
+	}
 	out_dirty(out, CORE_KIND_HOST, host->name);
 	if (!was_up)
 		out_log(out, "host", host->name, "Up", false, host->name, "is up");
@@ -174,7 +234,7 @@ int core_host_hello(struct core *core, const struct core_hostfacts *facts,
 	{
 		bool seen = false;
 
-		if (!guest->deleting && guest->phase != CORE_LOST)
+		if (!guest->deleting && !guest->evicted && guest->phase != CORE_LOST)
 			continue;
 		for (size_t i = 0; i < count && !seen; i++)
 			seen = observed[i].uid == guest->uid;
@@ -182,6 +242,8 @@ int core_host_hello(struct core *core, const struct core_hostfacts *facts,
 			continue;
 		if (guest->deleting) {
 			guest_gone(core, guest, out);
+		} else if (guest->evicted) {
+			guest_unplace(core, guest, "gave way to guests of higher priority", out);
 		} else {
 			guest_set_phase(guest, CORE_PLACED, "its host is back without it");
 			out_dirty_guest(out, guest);
@@ -203,7 +265,11 @@ int core_heartbeat(
 	if (!host || host->state == CORE_HOST_LOST || host->state == CORE_HOST_JOINING)
 		return -ENOENT;
 	if (host->state == CORE_HOST_SUSPECT) {
+		struct err err = ERR_INIT;
+
 		host->state = CORE_HOST_UP;
+		/* Where memory is short it takes no guests until its next hello. */
+		(void)index_put(core, host, &err);
 		core->place_due = true;
 	}
 	host->disk_free = disk_free;
@@ -224,11 +290,12 @@ int core_observe(struct core *core, const char *name, const struct core_observed
 	return 0;
 }
 
-static void lose(struct core_host *host, struct core_out *out)
+static void lose(struct core *core, struct core_host *host, struct core_out *out)
 {
 	struct core_guest *guest;
 
 	host->state = CORE_HOST_LOST;
+	index_take(core, host);
 	out_dirty(out, CORE_KIND_HOST, host->name);
 	out_log(out, "host", host->name, "Lost", true, host->name,
 		"no heartbeat for a whole lease; %u guests are there", host->guest_count);
@@ -252,10 +319,11 @@ uint64_t core_tick(struct core *core, uint64_t now, uint64_t mono, struct core_o
 		if (host->state == CORE_HOST_LOST)
 			continue;
 		if (silent >= lease) {
-			lose(host, out);
+			lose(core, host, out);
 		} else if (silent >= lease / 2) {
 			if (host->state == CORE_HOST_UP) {
 				host->state = CORE_HOST_SUSPECT;
+				index_take(core, host);
 				out_log(out, "host", host->name, "Suspect", true, host->name,
 					"no heartbeat for half a lease");
 			}
@@ -269,6 +337,8 @@ uint64_t core_tick(struct core *core, uint64_t now, uint64_t mono, struct core_o
 		}
 	}
 	place_pending(core, now, out);
+	if (core->retry_left)
+		return 1;
 	return next ? next : 1;
 }
 
@@ -282,6 +352,8 @@ int core_cordon(struct core *core, const char *name, bool cordoned, uint64_t now
 	if (host->cordoned == cordoned)
 		return 0;
 	host->cordoned = cordoned;
+	if (index_put(core, host, err) < 0)
+		return err->code;
 	out_dirty(out, CORE_KIND_HOST, host->name);
 	out_log(out, "host", name, cordoned ? "Cordoned" : "Uncordoned", false, name,
 		"asked for by a user");

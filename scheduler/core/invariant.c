@@ -64,7 +64,8 @@ static int check_network(const struct core_network *network, struct err *err)
 {
 	char text[NET_ADDR_TEXT];
 	const struct core_nic *nic, *other;
-	const struct core_nethost *at;
+	const struct core_count *at;
+	uint32_t pos = 0;
 	uint32_t members = 0, placed = 0, counted = 0;
 
 	DL_FOREACH (network->members, nic) {
@@ -73,7 +74,7 @@ static int check_network(const struct core_network *network, struct err *err)
 			return BROKEN(9, "a member of %s is not in it", network->name);
 		placed += nic->guest->host != NULL;
 		if (nic->ip4.family) {
-			HASH_FIND(hh4, network->by4, &nic->ip4, sizeof(nic->ip4), other);
+			other = addrs_find(&network->by4, &nic->ip4, false);
 			if (other != nic)
 				return BROKEN(9, "address %s is used twice in %s",
 					net_addr_text(text, &nic->ip4), network->name);
@@ -83,23 +84,49 @@ static int check_network(const struct core_network *network, struct err *err)
 					net_addr_text(text, &nic->ip4), network->name);
 		}
 		if (nic->ip6.family) {
-			HASH_FIND(hh6, network->by6, &nic->ip6, sizeof(nic->ip6), other);
+			other = addrs_find(&network->by6, &nic->ip6, true);
 			if (other != nic)
 				return BROKEN(9, "address %s is used twice in %s",
 					net_addr_text(text, &nic->ip6), network->name);
 		}
 	}
-	for (at = network->hosts; at; at = at->hh.next)
-		counted += at->members;
+	while ((at = counts_next(&network->hosts, &pos)))
+		counted += at->count;
 	if (members != network->member_count || placed != counted)
 		return BROKEN(10, "the sums of network %s do not match its members", network->name);
+	return 0;
+}
+
+static int check_group(const struct core *core, const struct core_group *group, struct err *err)
+{
+	const struct core_guest *guest;
+	const struct core_count *at;
+	uint32_t placed = 0, pending = 0, counted = 0, pos = 0;
+
+	DL_FOREACH2(group->guests, guest, group_next)
+	{
+		placed += guest->host != NULL;
+		pending += guest->pending;
+		if (guest->host && !counts_of(&group->on_hosts, guest->host->order))
+			return BROKEN(13, "%s is not counted on its host", guest->name);
+	}
+	while ((at = counts_next(&group->on_hosts, &pos))) {
+		counted += at->count;
+		if (at->id >= core->order_room || !core->by_order[at->id])
+			return BROKEN(
+				13, "group %s counts on a host that is gone", group->spec.name);
+	}
+	if (placed != counted || pending != group->pending_count ||
+		(pending != 0) != (group->list != CORE_NO_LIST))
+		return BROKEN(
+			13, "the counts of group %s do not match its guests", group->spec.name);
 	return 0;
 }
 
 int core_check(const struct core *core, struct err *err)
 {
 	const struct core_deployment *d;
-	int rc = 0;
+	int rc = index_check(core, err);
 
 	for (const struct core_host *h = core->hosts; rc == 0 && h; h = h->hh.next)
 		rc = check_host(core, h, err);
@@ -112,18 +139,21 @@ int core_check(const struct core *core, struct err *err)
 		const struct core_guest *guest;
 		uint32_t count = 0, ready = 0;
 
-		DL_FOREACH (d->groups, group)
+		DL_FOREACH (d->groups, group) {
+			if (rc == 0)
+				rc = check_group(core, group, err);
 			DL_FOREACH2(group->guests, guest, group_next)
 			{
 				count++;
 				ready += guest->ready;
 			}
+		}
 		DL_FOREACH2(d->leaving, guest, group_next)
 		{
 			count++;
 			ready += guest->ready;
 		}
-		if (count != d->guest_count || ready != d->ready_count)
+		if (rc == 0 && (count != d->guest_count || ready != d->ready_count))
 			rc = BROKEN(11, "the sums of deployment %s do not match", d->name);
 	}
 	return rc;

@@ -53,6 +53,8 @@ int core_load_deployment(struct core *core, const struct core_apply *apply, bool
 	deployment = calloc(1, sizeof(*deployment));
 	if (!deployment)
 		return err_set(err, -ENOMEM, "memory is short for deployment %s", apply->name);
+	deployment->core = core;
+	deployment->gang = apply->gang;
 	(void)str_copy(deployment->name, sizeof(deployment->name), apply->name);
 	deployment->deleting = deleting;
 	deployment->revision = revision;
@@ -73,13 +75,8 @@ int core_load_deployment(struct core *core, const struct core_apply *apply, bool
 			core->vni_cursor = network->vni;
 	}
 	for (size_t i = 0; i < apply->group_count; i++) {
-		struct core_group *group = calloc(1, sizeof(*group));
-
-		if (!group)
-			return err_set(err, -ENOMEM, "memory is short");
-		group->deployment = deployment;
-		group->spec = apply->groups[i];
-		DL_APPEND(deployment->groups, group);
+		if (!group_new(core, deployment, &apply->groups[i], err))
+			return err->code;
 	}
 	return 0;
 }
@@ -159,8 +156,9 @@ int core_load_guest(struct core *core, const struct core_load_guest *load, struc
 	guest->cpu = load->cpu;
 	guest->restarts = load->restarts;
 	guest->exit_status = load->exit_status;
-	(void)str_copy(guest->reason, sizeof(guest->reason), load->reason);
-	(void)str_copy(guest->placed_because, sizeof(guest->placed_because), load->placed_because);
+	guest->evicted = load->evicted;
+	guest_set_reason(guest, load->reason);
+	text_set(core, &guest->placed_because, load->placed_because);
 	rc = load_nics(guest, load, err);
 	if (rc < 0)
 		return rc;

@@ -3,6 +3,7 @@
  * they happen.  A change of one guest costs the hosts of its networks. */
 #include <stdlib.h>
 #include <string.h>
+#include <utlist.h>
 
 #include "scheduler/core/core_int.h"
 
@@ -25,11 +26,38 @@ static void tell_others(struct core_out *out, enum core_action_kind kind,
 	const struct core_network *network, const struct core_host *but, const struct core_nic *nic,
 	const struct net_mac *mac)
 {
-	struct core_nethost *at, *next;
+	const struct core *core = network->deployment->core;
+	const struct core_count *at;
+	uint32_t pos = 0;
 
-	HASH_ITER (hh, network->hosts, at, next)
-		if (at->host != but)
-			tell(out, kind, at->host, network, nic, mac);
+	/* Where the whole network goes, its hosts are told that. */
+	if (network->bulk || network->deployment->deleting)
+		return;
+	while ((at = counts_next(&network->hosts, &pos)))
+		if (core->by_order[at->id] != but)
+			tell(out, kind, core->by_order[at->id], network, nic, mac);
+}
+
+void netplan_bulk(struct core *core, struct core_network *network)
+{
+	if (network->bulk)
+		return;
+	network->bulk = true;
+	LL_PREPEND2(core->bulk, network, bulk_next);
+}
+
+void netplan_bulk_end(struct core *core, struct core_out *out)
+{
+	while (core->bulk) {
+		struct core_network *network = core->bulk;
+		const struct core_count *at;
+		uint32_t pos = 0;
+
+		LL_DELETE2(core->bulk, network, bulk_next);
+		network->bulk = false;
+		while ((at = counts_next(&network->hosts, &pos)))
+			tell(out, CORE_TELL_NET, core->by_order[at->id], network, NULL, NULL);
+	}
 }
 
 void netplan_placed(struct core_guest *guest, struct core_out *out)
@@ -37,24 +65,15 @@ void netplan_placed(struct core_guest *guest, struct core_out *out)
 	for (uint32_t i = 0; i < guest->nic_count; i++) {
 		struct core_nic *nic = &guest->nics[i];
 		struct core_network *network = nic->network;
-		struct core_nethost *at;
+		bool first = !counts_of(&network->hosts, guest->host->order);
 
-		HASH_FIND_PTR(network->hosts, &guest->host, at);
-		if (!at) {
-			at = calloc(1, sizeof(*at));
-			if (!at) {
-				out->failed = true;
-				return;
-			}
-			at->host = guest->host;
-			HASH_ADD_PTR(network->hosts, host, at);
-			tell(out, CORE_TELL_NET, guest->host, network, NULL, NULL);
-			at->members = 1;
-			tell_others(out, CORE_TELL_MEMBER, network, guest->host, nic, NULL);
-		} else {
-			at->members++;
-			tell_others(out, CORE_TELL_MEMBER, network, NULL, nic, NULL);
+		if (counts_add(&network->hosts, guest->host->order, 1) < 0) {
+			out->failed = true;
+			return;
 		}
+		if (first && !network->bulk)
+			tell(out, CORE_TELL_NET, guest->host, network, NULL, NULL);
+		tell_others(out, CORE_TELL_MEMBER, network, first ? guest->host : NULL, nic, NULL);
 	}
 }
 
@@ -62,15 +81,10 @@ void netplan_leaving(struct core_guest *guest, struct core_out *out)
 {
 	for (uint32_t i = 0; i < guest->nic_count; i++) {
 		struct core_network *network = guest->nics[i].network;
-		struct core_nethost *at;
 
-		HASH_FIND_PTR(network->hosts, &guest->host, at);
-		if (at && --at->members == 0) {
-			HASH_DEL(network->hosts, at);
-			if (out)
-				tell(out, CORE_TELL_NET_GONE, at->host, network, NULL, NULL);
-			free(at);
-		}
+		(void)counts_add(&network->hosts, guest->host->order, -1);
+		if (out && !counts_of(&network->hosts, guest->host->order))
+			tell(out, CORE_TELL_NET_GONE, guest->host, network, NULL, NULL);
 	}
 }
 

@@ -1,340 +1,366 @@
-/* Where a guest goes: filters first, then the best of those left. */
+/* Gives places to guests that wait: fresh groups at once, the others in turns when
+ * room becomes free. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
 
-#include "lib/units.h"
-#include "scheduler/core/core_int.h"
+#include "scheduler/core/preempt.h"
+#include "scheduler/core/run.h"
 
-/* Why a host refuses, the first that applies. */
-enum refusal {
-	FITS,
-	NOT_UP,
-	IS_CORDONED,
-	OTHER_HOST,
-	LABELS,
-	MAX_PER_HOST,
-	MTU,
-	NO_MEMORY,
-	NO_CPU,
-	NO_DISK,
-	REFUSALS,
-};
+/* So many of the groups that wait are tried in one event; the others follow in the
+ * next ones, the first of which core_tick() asks for at once. */
+#define TRIES 64u
+/* Why a group waits is told anew at each try where that is cheap. */
+#define EXPLAIN_HOSTS 256u
 
-static const char *const refusal_text[REFUSALS] = {
-	[FITS] = "fits",
-	[NOT_UP] = "not up",
-	[IS_CORDONED] = "cordoned",
-	[OTHER_HOST] = "not the host asked for",
-	[LABELS] = "labels do not match",
-	[MAX_PER_HOST] = "max_per_host reached",
-	[MTU] = "underlay MTU too small",
-	[NO_MEMORY] = "not enough memory",
-	[NO_CPU] = "not enough CPU",
-	[NO_DISK] = "not enough disk",
-};
-
-static uint64_t free_of(uint64_t total, uint64_t used)
+uint32_t place_priority_id(int32_t priority)
 {
-	return total > used ? total - used : 0;
+	/* Priorities are within +-10^9 (spec/); ids begin at 1. */
+	return (uint32_t)(priority + 1000000001);
 }
 
-static bool labels_match(const struct core_host *host, const struct core_groupspec *spec)
-{
-	for (size_t i = 0; i < spec->host_label_count; i++) {
-		const struct core_label *want = &spec->host_labels[i];
-		bool found = false;
+/* ---------------------------------------------------------------- lists */
 
-		for (size_t j = 0; j < host->labels.count && !found; j++)
-			found = strcmp(host->labels.items[j].key, want->key) == 0 &&
-				strcmp(host->labels.items[j].value, want->value) == 0;
-		if (!found)
-			return false;
+static void list_remove(struct core *core, struct core_group *group)
+{
+	if (group->list == CORE_FRESH) {
+		DL_DELETE2(core->fresh, group, wait_prev, wait_next);
+		core->fresh_count--;
+	} else if (group->list == CORE_WAITING) {
+		if (core->retry_at == group)
+			core->retry_at = group->wait_next;
+		DL_DELETE2(core->waiting, group, wait_prev, wait_next);
+		core->waiting_count--;
 	}
-	return true;
+	group->list = CORE_NO_LIST;
 }
 
-/* Guests of GROUP on HOST: the shorter of the two lists is walked. */
-static uint32_t of_group(const struct core_group *group, const struct core_host *host)
+void place_wait(struct core *core, struct core_group *group)
 {
-	const struct core_guest *guest;
-	uint32_t n = 0;
-
-	if (!group)
-		return 0;
-	if (group->guest_count < host->guest_count) {
-		DL_FOREACH2(group->guests, guest, group_next)
-		n += guest->host == host;
-	} else {
-		DL_FOREACH2(host->guests, guest, host_next)
-		n += guest->group == group;
-	}
-	return n;
-}
-
-/* What is promised beyond what is recorded: for dry runs. */
-struct extra {
-	uint64_t memory, disk;
-	uint32_t cpu, group;
-};
-
-static bool mtu_fits(const struct core_host *host, const struct place_need *need)
-{
-	uint32_t overhead = host->vtep.family == 6 ? 70 : 50;
-
-	for (size_t i = 0; need->group && i < need->spec->nic_count; i++) {
-		struct core_network *network =
-			deployment_network(need->group->deployment, need->spec->nics[i].network);
-
-		if (network && host->underlay_mtu && network->mtu + overhead > host->underlay_mtu)
-			return false;
-	}
-	return true;
-}
-
-static enum refusal judge(const struct core *core, const struct core_host *host,
-	const struct place_need *need, const struct extra *extra)
-{
-	const struct core_groupspec *spec = need->spec;
-	uint64_t cpu = (uint64_t)host->cpu * core->config.cpu_overcommit;
-
-	if (host->state != CORE_HOST_UP)
-		return NOT_UP;
-	if (host->cordoned)
-		return IS_CORDONED;
-	if (*spec->host && strcmp(spec->host, host->name) != 0)
-		return OTHER_HOST;
-	if (!labels_match(host, spec))
-		return LABELS;
-	if (spec->max_per_host && of_group(need->group, host) + extra->group >= spec->max_per_host)
-		return MAX_PER_HOST;
-	if (!mtu_fits(host, need))
-		return MTU;
-	if (free_of(host->memory, host->memory_reserved + extra->memory) < spec->memory)
-		return NO_MEMORY;
-	if (free_of(cpu, (uint64_t)host->cpu_reserved + extra->cpu) < spec->cpu)
-		return NO_CPU;
-	if (free_of(host->disk, host->disk_reserved + extra->disk) < spec->disk)
-		return NO_DISK;
-	return FITS;
-}
-
-/* Smaller is better.  Spread: few of the same group, then the emptiest; pack:
- * the fullest that still has room. */
-struct score {
-	uint32_t group;
-	uint64_t used; /* thousandths of the memory */
-};
-
-static struct score score_of(
-	const struct core_host *host, const struct place_need *need, const struct extra *extra)
-{
-	uint64_t used = host->memory_reserved + extra->memory;
-	struct score s = {.used = host->memory ? used * 1000 / host->memory : 1000};
-
-	if (need->spec->strategy == CORE_PACK)
-		s.used = 1000 - (s.used > 1000 ? 1000 : s.used);
-	else
-		s.group = of_group(need->group, host) + extra->group;
-	return s;
-}
-
-static bool better(const struct score *a, const struct score *b)
-{
-	return a->group != b->group ? a->group < b->group : a->used < b->used;
-}
-
-static void explain(const struct core *core, const struct place_need *need,
-	const uint32_t count[REFUSALS], char because[CORE_REASON])
-{
-	uint64_t most = 0;
-	char need_text[UNITS_TEXT], most_text[UNITS_TEXT];
-	size_t used = 0;
-
-	for (const struct core_host *h = core->hosts; h; h = h->hh.next)
-		if (h->state == CORE_HOST_UP && !h->cordoned &&
-			free_of(h->memory, h->memory_reserved) > most)
-			most = free_of(h->memory, h->memory_reserved);
-	if (!core->hosts) {
-		(void)snprintf(because, CORE_REASON, "no host has joined the cluster");
+	if (!group->pending_count) {
+		list_remove(core, group);
+		preempt_forget(group);
 		return;
 	}
-	because[0] = 0;
-	for (int r = NOT_UP; r < REFUSALS; r++) {
-		int n;
-
-		if (!count[r] || used >= CORE_REASON)
-			continue;
-		n = snprintf(because + used, CORE_REASON - used, "%s%u host%s: %s",
-			used ? "; " : "no host: ", count[r], count[r] == 1 ? "" : "s",
-			refusal_text[r]);
-		used += n > 0 ? (size_t)n : 0;
-		if (r == NO_MEMORY && used < CORE_REASON) {
-			n = snprintf(because + used, CORE_REASON - used,
-				" (needs %s, most free %s)",
-				units_size(need_text, need->spec->memory),
-				units_size(most_text, most));
-			used += n > 0 ? (size_t)n : 0;
-		}
-	}
+	if (group->list != CORE_NO_LIST)
+		return;
+	group->list = CORE_FRESH;
+	core->fresh_count++;
+	DL_APPEND2(core->fresh, group, wait_prev, wait_next);
 }
 
-struct core_host *place_choose(
-	struct core *core, const struct place_need *need, char because[CORE_REASON])
+void place_priority_changed(struct core *core, struct core_group *group, int32_t before)
 {
-	static const struct extra none;
-	uint32_t count[REFUSALS] = {0};
-	struct core_host *best = NULL;
-	struct score best_score = {0};
+	const struct core_guest *guest;
+	int placed = 0;
 
-	for (struct core_host *h = core->hosts; h; h = h->hh.next) {
-		enum refusal r = judge(core, h, need, &none);
-		struct score s;
-
-		count[r]++;
-		if (r != FITS)
-			continue;
-		s = score_of(h, need, &none);
-		if (!best || better(&s, &best_score)) {
-			best = h;
-			best_score = s;
-		}
-	}
-	if (!best)
-		explain(core, need, count, because);
-	else if (*need->spec->host)
-		(void)snprintf(because, CORE_REASON, "the lab asks for this host");
-	else if (need->spec->strategy == CORE_PACK)
-		(void)snprintf(because, CORE_REASON, "pack: the fullest of %u hosts that have room",
-			count[FITS]);
-	else
-		(void)snprintf(because, CORE_REASON,
-			"spread: %u of its group here, %" PRIu64 ".%" PRIu64
-			" %% of the memory reserved, the least of %u hosts that fit",
-			best_score.group, best_score.used / 10, best_score.used % 10, count[FITS]);
-	return best;
+	DL_FOREACH2(group->guests, guest, group_next)
+	placed += guest->host != NULL;
+	(void)counts_add(&core->priorities, place_priority_id(before), -placed);
+	(void)counts_add(&core->priorities, place_priority_id(group->spec.priority), placed);
+	/* It waits anew, in its new rank. */
+	list_remove(core, group);
+	place_wait(core, group);
 }
 
-static void put(
-	struct core *core, struct core_guest *guest, struct core_host *host, struct core_out *out)
+/* Behind all of the same or a higher priority; most have the same. */
+static void list_wait(struct core *core, struct core_group *group)
+{
+	struct core_group *at;
+
+	list_remove(core, group);
+	at = core->waiting ? core->waiting->wait_prev : NULL;
+	group->list = CORE_WAITING;
+	core->waiting_count++;
+	while (at && at->spec.priority < group->spec.priority)
+		at = at == core->waiting ? NULL : at->wait_prev;
+	if (!at || !core->waiting)
+		DL_PREPEND2(core->waiting, group, wait_prev, wait_next);
+	else
+		DL_APPEND_ELEM2(core->waiting, at, group, wait_prev, wait_next);
+}
+
+/* ---------------------------------------------------------------- one group */
+
+static void because(const struct run *run, const struct core_host *host,
+	const struct run_cost *cost, char text[CORE_REASON])
+{
+	struct index_need total = index_total(run->core, host);
+	uint64_t used = total.memory ? host->memory_reserved * 100 / total.memory : 100;
+	size_t n;
+
+	if (*run->spec->host)
+		n = (size_t)snprintf(text, CORE_REASON, "the lab asks for this host");
+	else if (run->spec->strategy == CORE_PACK)
+		n = (size_t)snprintf(text, CORE_REASON,
+			"pack: of those with room the fullest, %" PRIu64
+			" %% of its memory reserved",
+			used);
+	else
+		n = (size_t)snprintf(text, CORE_REASON,
+			"spread: %u of its group here, %" PRIu64 " %% of its memory reserved",
+			cost->count, used);
+	if (run->listed && !*run->spec->host && n < CORE_REASON)
+		n += (size_t)snprintf(text + n, CORE_REASON - n,
+			"; one of %zu hosts named by rules", run->list_count);
+	if (cost->penalty && n < CORE_REASON)
+		(void)snprintf(text + n, CORE_REASON - n, "; not all preferences could be met");
+}
+
+static void announce(struct core *core, struct core_guest *guest, struct core_out *out)
 {
 	guest_unpend(core, guest);
-	guest_attach_host(guest, host);
 	guest->epoch = ++core->meta.next_epoch;
 	guest_set_phase(guest, CORE_PLACED, "waits for its host to take it");
-	out_dirty(out, CORE_KIND_META, "meta");
 	out_dirty_guest(out, guest);
 	netplan_placed(guest, out);
 	out_tell_guest(out, guest);
-	out_log(out, "guest", guest->name, "Placed", false, host->name, "on %s: %s", host->name,
-		guest->placed_because);
+	out_log(out, "guest", guest->name, "Placed", false, guest->host->name, "on %s: %s",
+		guest->host->name, guest->placed_because);
+}
+
+static void explain(struct core *core, struct core_group *group, const char *text, bool warn,
+	struct core_out *out)
+{
+	struct core_guest *guest;
+	const char *before = group->why;
+
+	text_set(core, &group->why, text);
+	DL_FOREACH2(group->pending, guest, pending_next)
+	{
+		if (strcmp(guest->reason, text) == 0)
+			continue;
+		text_set(core, &guest->placed_because, text);
+		guest_set_reason(guest, text);
+		out_dirty_guest(out, guest);
+	}
+	if (warn && before != group->why)
+		out_log(out, "guest", group->pending->name, "Unplaceable", true, "",
+			"%u of its group wait: %s", group->pending_count, text);
+}
+
+static bool place_group(struct core *core, struct core_group *group, struct core_out *out)
+{
+	bool first = group->list == CORE_FRESH, any = false;
+	char text[CORE_REASON];
+	struct run run;
+
+	run_begin(&run, core, group, NULL);
+	while (group->pending) {
+		struct core_guest *guest = group->pending;
+		struct run_cost cost;
+		struct core_host *host = run_next(&run, &cost);
+
+		if (!host)
+			break;
+		because(&run, host, &cost, text);
+		text_set(core, &guest->placed_because, text);
+		guest_attach_host(guest, host);
+		announce(core, guest, out);
+		run_placed(&run);
+		any = true;
+	}
+	if (run.failed) {
+		out->failed = true;
+	} else if (group->pending) {
+		if (preempt_for(&run, out, text)) {
+			explain(core, group, text, true, out);
+		} else if (first || any || HASH_COUNT(core->hosts) <= EXPLAIN_HOSTS) {
+			run_explain(&run, text);
+			explain(core, group, text, true, out);
+		}
+		list_wait(core, group);
+	}
+	run_end(&run);
+	return any;
+}
+
+/* ---------------------------------------------------------------- gangs */
+
+struct gang {
+	struct core_guest **guests;
+	size_t count;
+};
+
+/* Puts all pending guests of GROUP on hosts, for now. */
+static bool try_group(
+	struct core *core, struct core_group *group, struct gang *gang, char text[CORE_REASON])
+{
+	struct core_guest *guest;
+	bool all = true;
+	struct run run;
+
+	run_begin(&run, core, group, NULL);
+	DL_FOREACH2(group->pending, guest, pending_next)
+	{
+		struct run_cost cost;
+		struct core_host *host;
+
+		if (guest->host)
+			continue;
+		host = run_next(&run, &cost);
+		if (!host) {
+			char why[CORE_REASON];
+
+			run_explain(&run, why);
+			(void)snprintf(text, CORE_REASON, "gang: waits until all fit; %.30s: %.90s",
+				group->spec.name, why);
+			all = false;
+			break;
+		}
+		because(&run, host, &cost, text);
+		text_set(core, &guest->placed_because, text);
+		guest_attach_host(guest, host);
+		gang->guests[gang->count++] = guest;
+		run_placed(&run);
+	}
+	all = all && !run.failed;
+	run_end(&run);
+	return all;
+}
+
+/* All that wait of a deployment, or none. */
+static bool place_gang(struct core *core, struct core_deployment *deployment, struct core_out *out)
+{
+	struct gang gang = {0};
+	struct core_group *group, *blocked = NULL;
+	char text[CORE_REASON] = "";
+	size_t pending = 0;
+	bool more = true;
+
+	DL_FOREACH (deployment->groups, group)
+		pending += group->pending_count;
+	gang.guests = calloc(pending + 1, sizeof(struct core_guest *));
+	if (!gang.guests) {
+		out->failed = true;
+		return false;
+	}
+	/* Again as long as it helps: some groups wait for others to be placed. */
+	while (more) {
+		size_t before = gang.count;
+
+		blocked = NULL;
+		DL_FOREACH (deployment->groups, group)
+			if (group->pending && !try_group(core, group, &gang, text))
+				blocked = group;
+		more = blocked && gang.count > before;
+	}
+	for (size_t i = 0; i < gang.count; i++) {
+		if (blocked) {
+			guest_detach_host(gang.guests[i]);
+			text_set(core, &gang.guests[i]->placed_because, "");
+		} else {
+			announce(core, gang.guests[i], out);
+		}
+	}
+	if (blocked)
+		DL_FOREACH (deployment->groups, group)
+			if (group->pending) {
+				explain(core, group, text, group == blocked, out);
+				list_wait(core, group);
+			}
+	free(gang.guests);
+	return !blocked;
+}
+
+/* ---------------------------------------------------------------- all that wait */
+
+static bool place_one(struct core *core, struct core_group *group, struct core_out *out)
+{
+	struct core_deployment *deployment = group->deployment;
+
+	if (deployment->deleting) {
+		list_remove(core, group);
+		return false;
+	}
+	return deployment->gang ? place_gang(core, deployment, out) : place_group(core, group, out);
+}
+
+/* High priorities first; then, for packing, large guests before small ones. */
+static int by_rank(const void *a, const void *b)
+{
+	const struct core_groupspec *x = &(*(struct core_group *const *)a)->spec;
+	const struct core_groupspec *y = &(*(struct core_group *const *)b)->spec;
+
+	if (x->priority != y->priority)
+		return x->priority > y->priority ? -1 : 1;
+	if (x->strategy != y->strategy)
+		return x->strategy == CORE_PACK ? -1 : 1;
+	if (x->strategy == CORE_PACK && x->memory != y->memory)
+		return x->memory > y->memory ? -1 : 1;
+	return 0;
+}
+
+static void place_fresh(struct core *core, struct core_out *out)
+{
+	size_t count = core->fresh_count, n = 0;
+	struct core_group **groups, *group;
+	bool progress = true;
+
+	if (!count)
+		return;
+	groups = calloc(count, sizeof(struct core_group *));
+	if (!groups) {
+		out->failed = true;
+		return;
+	}
+	DL_FOREACH2(core->fresh, group, wait_next)
+	groups[n++] = group;
+	place_sort(groups, n, by_rank);
+	/* Again for those that wait for others to be placed first. */
+	for (int pass = 0; progress && pass < 8; pass++) {
+		progress = false;
+		for (size_t i = 0; i < n; i++) {
+			group = groups[i];
+			if (!group->pending || (pass && !group->spec.rules))
+				continue;
+			progress |= place_one(core, group, out);
+		}
+	}
+	free(groups);
 }
 
 void place_pending(struct core *core, uint64_t now, struct core_out *out)
 {
-	struct core_guest *guest, *next;
-	const struct core_group *failed = NULL;
-	char because[CORE_REASON] = "";
+	uint64_t epoch = core->meta.next_epoch;
 
 	(void)now;
-	if (!core->place_due)
-		return;
-	core->place_due = false;
-	DL_FOREACH_SAFE2(core->pending, guest, next, pending_next)
-	{
-		struct core_host *host = NULL;
-
-		/* Guests of one group are alike: what one does not get, no other does. */
-		if (guest->group != failed) {
-			const struct place_need need = {
-				.spec = &guest->group->spec, .group = guest->group};
-
-			host = place_choose(core, &need, because);
-		}
-		if (host) {
-			(void)str_copy(
-				guest->placed_because, sizeof(guest->placed_because), because);
-			put(core, guest, host, out);
-			continue;
-		}
-		failed = guest->group;
-		if (strcmp(guest->placed_because, because) == 0)
-			continue;
-		(void)str_copy(guest->placed_because, sizeof(guest->placed_because), because);
-		(void)str_copy(guest->reason, sizeof(guest->reason), because);
-		out_dirty_guest(out, guest);
-		out_log(out, "guest", guest->name, "Unplaceable", true, "", "%s", because);
+	if (core->place_due) {
+		core->place_due = false;
+		core->retry_left = core->waiting_count;
+		core->retry_at = core->waiting;
 	}
+	for (uint32_t tries = 0; tries < TRIES && core->retry_left; tries++) {
+		struct core_group *group = core->retry_at;
+
+		if (!group) {
+			core->retry_left = 0;
+			break;
+		}
+		core->retry_left--;
+		core->retry_at = group->wait_next;
+		(void)place_one(core, group, out);
+	}
+	place_fresh(core, out);
+	if (core->meta.next_epoch != epoch)
+		out_dirty(out, CORE_KIND_META, "meta");
 }
 
-/* How many more guests the plan makes of SPEC. */
-static uint32_t to_create(
-	const struct core *core, const char *deployment, const struct core_groupspec *spec)
+struct core_host *place_choose(struct core *core, struct core_group *group,
+	const struct core_host *avoid, char text[CORE_REASON])
 {
-	struct core_deployment *have;
-	struct core_group *group = NULL;
-	uint32_t want = spec->count_set ? spec->count : 1;
+	struct core_host *host;
+	struct run_cost cost;
+	struct run run;
 
-	HASH_FIND_STR(core->deployments, deployment, have);
-	if (have)
-		group = deployment_group(have, spec->name);
-	if (!group || group->spec.count_set != spec->count_set)
-		return want;
-	return want > group->guest_count ? want - group->guest_count : 0;
-}
-
-void place_fit(struct core *core, const struct core_apply *apply, char warning[CORE_REASON * 2])
-{
-	size_t hosts = HASH_COUNT(core->hosts);
-	struct extra *extra = calloc(hosts ? hosts : 1, sizeof(*extra));
-	uint32_t short_of = 0, wanted = 0;
-	char because[CORE_REASON] = "";
-
-	warning[0] = 0;
-	if (!extra)
-		return;
-	for (size_t g = 0; g < apply->group_count; g++) {
-		const struct core_groupspec *spec = &apply->groups[g];
-		const struct place_need need = {.spec = spec};
-		uint32_t n = to_create(core, apply->name, spec);
-
-		wanted += n;
-		for (size_t i = 0; i < hosts; i++)
-			extra[i].group = 0;
-		for (uint32_t k = 0; k < n; k++) {
-			struct core_host *h;
-			struct extra *best = NULL, *x = extra;
-			struct score best_score = {0};
-			uint32_t count[REFUSALS] = {0};
-
-			for (h = core->hosts; h; h = h->hh.next, x++) {
-				enum refusal r = judge(core, h, &need, x);
-				struct score s;
-
-				count[r]++;
-				if (r != FITS)
-					continue;
-				s = score_of(h, &need, x);
-				if (!best || better(&s, &best_score)) {
-					best = x;
-					best_score = s;
-				}
-			}
-			if (!best) {
-				short_of += n - k;
-				explain(core, &need, count, because);
-				break;
-			}
-			best->memory += spec->memory;
-			best->disk += spec->disk;
-			best->cpu += spec->cpu;
-			best->group++;
-		}
-	}
-	free(extra);
-	if (short_of)
-		(void)snprintf(warning, CORE_REASON * 2, "%u of %u new guests do not fit now: %s",
-			short_of, wanted, because);
+	run_begin(&run, core, group, avoid);
+	host = run_next(&run, &cost);
+	if (host)
+		because(&run, host, &cost, text);
+	else
+		run_explain(&run, text);
+	run_end(&run);
+	return host;
 }

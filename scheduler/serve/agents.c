@@ -212,7 +212,7 @@ static void add_guest(struct part *p, const struct core_guest *g)
 	Um__GuestAssign *a;
 
 	/* What is being removed is not in what is wanted. */
-	if (!group)
+	if (!group || g->evicted)
 		return;
 	a = arena_get(&p->a, sizeof(*a));
 	um__guest_assign__init(a);
@@ -496,8 +496,49 @@ static int convert_observed(const Um__GuestObserved *o, struct core_observed *ou
 	return 0;
 }
 
-static int convert_facts(const Um__AgentHello *hello, struct core_hostfacts *out,
-	struct core_label **labels, struct err *err)
+static void facts_free(struct core_hostfacts *facts)
+{
+	free(facts->labels.items);
+	free(facts->taints.items);
+}
+
+/* "key", "key=value", either with ":prefer". */
+static int convert_taint(const char *text, struct core_taint *out, struct err *err)
+{
+	const char *end = text + strlen(text), *equals = strchr(text, '=');
+	static const char prefer[] = ":prefer";
+	size_t tail = sizeof(prefer) - 1;
+
+	if ((size_t)(end - text) > tail && strcmp(end - tail, prefer) == 0) {
+		out->preferred = true;
+		end -= tail;
+	}
+	if (!equals)
+		equals = end;
+	if (equals == text || equals - text >= CORE_NAME || end - equals > CORE_NAME)
+		return err_set(err, -EINVAL, "facts.taints: '%.80s' is no taint", text);
+	memcpy(out->key, text, (size_t)(equals - text));
+	if (equals < end)
+		memcpy(out->value, equals + 1, (size_t)(end - equals - 1));
+	return 0;
+}
+
+static int convert_taints(const Um__HostFacts *f, struct core_hostfacts *out, struct err *err)
+{
+	int rc = 0;
+
+	if (f->n_taints > 64)
+		return err_set(err, -EINVAL, "facts.taints: more than 64");
+	out->taints.items = calloc(f->n_taints + 1, sizeof(*out->taints.items));
+	if (!out->taints.items)
+		return err_set(err, -ENOMEM, "memory is short");
+	for (size_t i = 0; rc == 0 && i < f->n_taints; i++)
+		rc = convert_taint(f->taints[i], &out->taints.items[out->taints.count++], err);
+	return rc;
+}
+
+/* facts_free() afterwards in any case. */
+static int convert_facts(const Um__AgentHello *hello, struct core_hostfacts *out, struct err *err)
 {
 	const Um__HostFacts *f = hello->facts;
 	struct core_label *list;
@@ -512,13 +553,12 @@ static int convert_facts(const Um__AgentHello *hello, struct core_hostfacts *out
 		return err_set(err, -EINVAL, "facts.pubkey is no key");
 	if (f->n_labels > 256)
 		return err_set(err, -EINVAL, "facts.labels: more than 256");
-	list = calloc(f->n_labels + 1, sizeof(*list));
+	list = out->labels.items = calloc(f->n_labels + 1, sizeof(*list));
 	if (!list)
 		return err_set(err, -ENOMEM, "memory is short");
 	for (size_t i = 0; i < f->n_labels; i++) {
 		if (str_copy(list[i].key, CORE_NAME, f->labels[i]->key) < 0 ||
 			str_copy(list[i].value, CORE_NAME, f->labels[i]->value) < 0) {
-			free(list);
 			return err_set(err, -EINVAL, "facts.labels: '%.40s' is too long",
 				f->labels[i]->key);
 		}
@@ -529,10 +569,14 @@ static int convert_facts(const Um__AgentHello *hello, struct core_hostfacts *out
 	out->disk_free = f->disk_free_bytes;
 	out->cpu = f->cpu_milli;
 	out->underlay_mtu = f->underlay_mtu;
-	out->labels.items = list;
 	out->labels.count = f->n_labels;
-	*labels = list;
-	return 0;
+	if (f->memory_overcommit > 100000 || f->cpu_overcommit > 1000000 ||
+		f->disk_overcommit > 100000)
+		return err_set(err, -EINVAL, "facts.overcommit: out of range");
+	out->overcommit = (struct core_overcommit){.memory = f->memory_overcommit,
+		.cpu = f->cpu_overcommit,
+		.disk = f->disk_overcommit};
+	return convert_taints(f, out, err);
 }
 
 static Um__HostFacts *copy_facts(const Um__HostFacts *f)
@@ -614,21 +658,21 @@ static void hello(struct serve *s, const struct peer *from, const Um__Envelope *
 	const Um__AgentHello *h = env->agent_hello;
 	struct core_hostfacts facts = {0};
 	struct core_observed *observed;
-	struct core_label *labels = NULL;
 	Um__Envelope reply = wire_env(env->id);
 	Um__AgentWelcome welcome = UM__AGENT_WELCOME__INIT;
 	struct err err = ERR_INIT;
 	struct key *key = auth_find(s, from->z.pubkey);
 	struct agent *agent;
 
-	if (convert_facts(h, &facts, &labels, &err) < 0) {
+	if (convert_facts(h, &facts, &err) < 0) {
+		facts_free(&facts);
 		serve_error(s, from, env->id, &err);
 		return;
 	}
 	if (!from->z.local && key && strcmp(key->name, h->host) != 0) {
 		serve_refuse(s, from, env->id, UM__ERROR_CODE__DENIED,
 			"this key joined as host '%s', not '%s'", key->name, h->host);
-		free(labels);
+		facts_free(&facts);
 		return;
 	}
 	observed = calloc(h->n_guests + 1, sizeof(*observed));
@@ -657,7 +701,7 @@ static void hello(struct serve *s, const struct peer *from, const Um__Envelope *
 		announce_key(s, agent);
 	}
 	free(observed);
-	free(labels);
+	facts_free(&facts);
 	serve_tick_soon(s);
 }
 

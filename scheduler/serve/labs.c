@@ -132,13 +132,23 @@ static int convert_placement(const Um__Placement *from, struct core_groupspec *t
 	to->strategy = from->strategy == UM__STRATEGY__PACK ? CORE_PACK : CORE_SPREAD;
 	to->max_per_host = from->max_per_host;
 	to->priority = from->priority;
-	if (from->n_host_labels > sizeof(to->host_labels) / sizeof(to->host_labels[0]))
-		return err_set(err, -EINVAL, "more than 16 host labels");
+	if (from->n_host_labels) {
+		to->rules = calloc(1, sizeof(*to->rules));
+		if (!to->rules)
+			return err_set(err, -ENOMEM, "memory is short");
+	}
+	if (from->n_host_labels > CORE_RULES_MAX)
+		return err_set(err, -EINVAL, "more than %d host labels", CORE_RULES_MAX);
 	for (size_t i = 0; i < from->n_host_labels; i++) {
-		struct core_label *l = &to->host_labels[to->host_label_count++];
+		struct core_expr *e = &to->rules->exprs[to->rules->expr_count++];
 
-		if (str_copy(l->key, sizeof(l->key), from->host_labels[i]->key) < 0 ||
-			str_copy(l->value, sizeof(l->value), from->host_labels[i]->value) < 0)
+		e->op = CORE_IN;
+		e->values = calloc(1, sizeof(*e->values));
+		if (!e->values)
+			return err_set(err, -ENOMEM, "memory is short");
+		e->value_count = 1;
+		if (str_copy(e->key, sizeof(e->key), from->host_labels[i]->key) < 0 ||
+			str_copy(e->values[0], CORE_NAME, from->host_labels[i]->value) < 0)
 			return err_set(err, -EINVAL, "a host label is too long");
 	}
 	return str_copy(to->host, sizeof(to->host), from->host);
@@ -190,6 +200,7 @@ int labs_convert(
 
 	if (rc < 0)
 		return err_set(err, rc, "the deployment's name is too long");
+	apply.gang = spec->gang;
 	apply.networks = calloc(spec->n_networks + 1, sizeof(*apply.networks));
 	apply.groups = calloc(spec->n_groups + 1, sizeof(*apply.groups));
 	if (!apply.networks || !apply.groups)
@@ -209,6 +220,8 @@ int labs_convert(
 
 void labs_apply_free(struct core_apply *apply)
 {
+	for (size_t i = 0; i < apply->group_count; i++)
+		core_rules_free(apply->groups[i].rules);
 	free(apply->networks);
 	free(apply->groups);
 	memset(apply, 0, sizeof(*apply));

@@ -139,6 +139,7 @@ static void guest_op(struct serve *s, const char *hex, struct arena *a, struct s
 	record.name = arena_str(a, g->name);
 	record.want_run = g->want_run;
 	record.deleting = g->deleting;
+	record.evicted = g->evicted;
 	record.phase = (Um__Phase)g->phase;
 	record.ready = g->ready;
 	record.host = arena_str(a, g->host ? g->host->name : "");
@@ -365,6 +366,7 @@ static int load_guest(void *arg, const char *key, const void *value, size_t size
 	g.number = r->number;
 	g.want_run = r->want_run;
 	g.deleting = r->deleting;
+	g.evicted = r->evicted;
 	g.phase = (enum core_phase)r->phase;
 	g.ready = r->ready;
 	g.epoch = r->epoch;

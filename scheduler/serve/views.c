@@ -122,7 +122,7 @@ Um__NetworkInfo *view_network(const struct core_network *n, struct arena *a)
 	out->gateway6 = arena_str(a, net_addr_text(text, &n->spec.gateway6));
 	out->mtu = n->mtu;
 	out->members = n->member_count;
-	out->hosts = HASH_COUNT(n->hosts);
+	out->hosts = n->hosts.used;
 	return out;
 }
 
