@@ -173,9 +173,12 @@ lint: $(PROTO_H)
 format:
 	$(Q)git ls-files '*.c' '*.h' | xargs clang-format -i
 
-# The guest kernel "fast"; ends at once when it is up to date.
+# The guest kernel "fast"; ends at once when it is up to date.  Given to the cluster of
+# the quick start where that runs; any other: clusterctl kernel build.
 kernel:
 	$(Q)guest/kernel/build --out build/kernel
+	$(Q)if [ -x build/bin/clusterctl ] && [ -f build/umlaut-context.yaml ] && build/bin/clusterctl version > /dev/null 2>&1; then \
+		build/bin/clusterctl kernel add build/kernel/linux-fast --name fast --replace; fi
 
 bench: programs
 	$(Q)tests/bench/run
@@ -213,6 +216,9 @@ install: programs
 	install -m 0755 $(BIN)/clusterctl $(DESTDIR)$(PREFIX)/bin/
 	install -m 0755 $(BIN)/umlaut-scheduler $(BIN)/umlaut-agent $(DESTDIR)$(PREFIX)/sbin/
 	install -m 0755 $(BIN)/umlaut-guest $(BIN)/umlaut-init $(DESTDIR)$(PREFIX)/lib/umlaut/
+	install -d $(DESTDIR)$(PREFIX)/lib/umlaut/kernel
+	install -m 0755 guest/kernel/build $(DESTDIR)$(PREFIX)/lib/umlaut/kernel/
+	install -m 0644 guest/kernel/fast.config $(DESTDIR)$(PREFIX)/lib/umlaut/kernel/
 	install -m 0644 README.md docs/*.md $(DESTDIR)$(PREFIX)/share/doc/umlaut/
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/clusterctl $(DESTDIR)$(PREFIX)/sbin/umlaut-scheduler \

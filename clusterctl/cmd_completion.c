@@ -48,7 +48,7 @@ static const char script[] =
 	"	delete) COMPREPLY=($(compgen -W \"$(_clusterctl_names deployments)\" -- \"$cur\")) "
 	";;\n"
 	"	image) COMPREPLY=($(compgen -W 'build add ls rm' -- \"$cur\")) ;;\n"
-	"	kernel) COMPREPLY=($(compgen -W 'add ls rm' -- \"$cur\")) ;;\n"
+	"	kernel) COMPREPLY=($(compgen -f -W 'add build inspect ls rm' -- \"$cur\")) ;;\n"
 	"	context) COMPREPLY=($(compgen -W 'ls show use' -- \"$cur\")) ;;\n"
 	"	token) COMPREPLY=($(compgen -W 'create' -- \"$cur\")) ;;\n"
 	"	completion) COMPREPLY=($(compgen -W 'bash' -- \"$cur\")) ;;\n"

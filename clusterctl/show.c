@@ -21,11 +21,14 @@ static const char *const network_columns[] = {
 static const char *const artefact_columns[] = {
 	"NAME", "SIZE", "ALLOCATED", "HOSTS", "USED BY", "AGE", "ID"};
 static const char *const kernel_columns[] = {
-	"NAME", "RELEASE", "SIZE", "MODULES", "HOSTS", "USED BY", "AGE", "ID"};
+	"NAME", "RELEASE", "SIZE", "MODULES", "HOSTS", "USED BY", "AGE", "FEATURES"};
+static const char *const kernel_wide[] = {
+	"NAME", "RELEASE", "SIZE", "MODULES", "HOSTS", "USED BY", "AGE", "FEATURES", "ID"};
 static const char *const deployment_columns[] = {
 	"NAME", "READY", "GUESTS", "NETWORKS", "REVISION", "AGE", "STATE"};
 static const char *const event_columns[] = {"AGE", "TYPE", "OBJECT", "HOST", "REASON", "MESSAGE"};
 
+#define FEATURES_SHOWN 3
 #define N(a) (sizeof(a) / sizeof((a)[0]))
 
 static const struct kind kinds[] = {
@@ -37,8 +40,8 @@ static const struct kind kinds[] = {
 		network_columns, N(network_columns), N(network_columns)},
 	{UM__KIND__KIND_IMAGES, {"images", "image", "img", NULL}, artefact_columns,
 		artefact_columns, N(artefact_columns), N(artefact_columns)},
-	{UM__KIND__KIND_KERNELS, {"kernels", "kernel", "k", NULL}, kernel_columns, kernel_columns,
-		N(kernel_columns), N(kernel_columns)},
+	{UM__KIND__KIND_KERNELS, {"kernels", "kernel", "k", NULL}, kernel_columns, kernel_wide,
+		N(kernel_columns), N(kernel_wide)},
 	{UM__KIND__KIND_DEPLOYMENTS, {"deployments", "deployment", "dep", NULL}, deployment_columns,
 		deployment_columns, N(deployment_columns), N(deployment_columns)},
 	{UM__KIND__KIND_EVENTS, {"events", "event", "ev", NULL}, event_columns, event_columns,
@@ -144,7 +147,7 @@ static const char *mac_text(char buf[NET_ADDR_TEXT], const ProtobufCBinaryData *
 	return buf;
 }
 
-static const char *meta(const Um__ArtefactInfo *a, const char *key)
+const char *show_meta(const Um__ArtefactInfo *a, const char *key)
 {
 	for (size_t i = 0; i < a->n_meta; i++)
 		if (strcmp(a->meta[i]->key, key) == 0)
@@ -234,18 +237,39 @@ static void network_cells(const Um__NetworkInfo *n, struct table *t)
 	table_addf(t, "%u", n->vni);
 }
 
-static void artefact_cells(const Um__ArtefactInfo *a, bool kernel, struct table *t)
+/* The first few, and how many more there are. */
+static void features_cell(const char *features, bool wide, struct table *t)
+{
+	const char *p = features;
+	size_t more = 1;
+
+	for (int i = 0; i < FEATURES_SHOWN && p; i++)
+		p = strchr(p + (i > 0), ',');
+	if (!*features || wide || !p) {
+		table_add(t, *features ? features : "-");
+		return;
+	}
+	for (const char *c = p + 1; *c; c++)
+		more += *c == ',';
+	table_addf(t, "%.*s +%zu", (int)(p - features), features, more);
+}
+
+static void artefact_cells(const Um__ArtefactInfo *a, bool kernel, bool wide, struct table *t)
 {
 	char size[UNITS_TEXT], age[32], id[65];
 
 	table_add(t, a->name);
 	if (kernel)
-		table_add(t, meta(a, "release"));
+		table_add(t, show_meta(a, "release"));
 	table_add(t, units_size(size, a->size));
 	table_add(t, kernel ? a->modules_id.len ? "yes" : "no" : units_size(size, a->allocated));
 	table_addf(t, "%u", a->hosts);
 	table_addf(t, "%u", a->used_by);
 	table_add(t, out_age(age, a->created_at));
+	if (kernel)
+		features_cell(show_meta(a, "features"), wide, t);
+	if (kernel && !wide)
+		return;
 	id_text(id, &a->id);
 	table_addf(t, "%.12s", id);
 }
@@ -290,10 +314,10 @@ bool show_cells(const Um__GetReply *r, Um__Kind kind, size_t i, bool wide, struc
 		network_cells(r->networks[i], t);
 		break;
 	case UM__KIND__KIND_IMAGES:
-		artefact_cells(r->artefacts[i], false, t);
+		artefact_cells(r->artefacts[i], false, wide, t);
 		break;
 	case UM__KIND__KIND_KERNELS:
-		artefact_cells(r->artefacts[i], true, t);
+		artefact_cells(r->artefacts[i], true, wide, t);
 		break;
 	case UM__KIND__KIND_DEPLOYMENTS:
 		deployment_cells(r->deployments[i], t);
@@ -378,7 +402,15 @@ static void guest_json(const Um__GuestInfo *g, struct json *j)
 	json_u64(j, "disk_used_bytes", g->cow_bytes);
 }
 
-static void artefact_json(const Um__ArtefactInfo *a, struct json *j)
+void show_features(struct json *j, const char *features)
+{
+	json_array(j, "features");
+	for (const char *p = features; *p; p += strcspn(p, ","), p += *p == ',')
+		json_strn(j, NULL, p, strcspn(p, ","));
+	json_end(j);
+}
+
+void show_artefact(const Um__ArtefactInfo *a, struct json *j)
 {
 	char id[65];
 
@@ -388,12 +420,14 @@ static void artefact_json(const Um__ArtefactInfo *a, struct json *j)
 	json_u64(j, "size_bytes", a->size);
 	json_u64(j, "allocated_bytes", a->allocated);
 	if (a->kind == UM__ARTEFACT_KIND__ARTEFACT_KERNEL) {
-		json_str(j, "release", meta(a, "release"));
+		json_str(j, "release", show_meta(a, "release"));
 		json_bool(j, "modules", a->modules_id.len > 0);
+		show_features(j, show_meta(a, "features"));
 	}
 	json_object(j, "meta");
 	for (size_t i = 0; i < a->n_meta; i++)
-		json_str(j, a->meta[i]->key, a->meta[i]->value);
+		if (strcmp(a->meta[i]->key, "config") != 0)
+			json_str(j, a->meta[i]->key, a->meta[i]->value);
 	json_end(j);
 	json_u64(j, "hosts", a->hosts);
 	json_u64(j, "used_by", a->used_by);
@@ -453,7 +487,7 @@ bool show_json(const Um__GetReply *r, Um__Kind kind, size_t i, struct json *j)
 		break;
 	case UM__KIND__KIND_IMAGES:
 	case UM__KIND__KIND_KERNELS:
-		artefact_json(r->artefacts[i], j);
+		show_artefact(r->artefacts[i], j);
 		break;
 	default:
 		other_json(r, kind, i, j);

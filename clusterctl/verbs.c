@@ -116,17 +116,32 @@ const struct verb verbs[] = {
 		"  --force      remove the name though guests use it\n"
 		"\n"
 		"example: docker export c1 > root.tar; clusterctl image add my --from root.tar\n"},
-	{"kernel", "add, list and remove kernels", cmd_kernel,
-		"usage: clusterctl kernel add NAME FILE [--modules FOLDER] [--replace]\n"
+	{"kernel", "add, build, look into, list and remove kernels", cmd_kernel,
+		"usage: clusterctl kernel add FILE [--name NAME] [--modules FOLDER] [--replace]\n"
+		"       clusterctl kernel build [--source VERSION] [-j JOBS] [--out FOLDER]\n"
+		"       clusterctl kernel inspect NAME|FILE [--config] [-o json]\n"
 		"       clusterctl kernel ls [-o FORMAT]\n"
 		"       clusterctl kernel rm NAME... [--force]\n"
 		"\n"
-		"Any User-Mode Linux binary.  Guests that name none get 'fast', else 'debian'.\n"
+		"Any User-Mode Linux binary; release, configuration and features are read from\n"
+		"it.  Kernels are stored and sent like images, and one lab may mix them.  Guests\n"
+		"that name none get 'fast', else 'debian'.  rm refuses while guests use it.\n"
+		"build makes 'fast' from Debian's newest linux-source (5 to 10 minutes, once) and\n"
+		"adds it.  inspect takes a name of the cluster, or a file when it has a / or a "
+		"dot.\n"
 		"\n"
+		"  --name NAME       default: NAME of a file linux-NAME, else linux-RELEASE\n"
 		"  --modules FOLDER  its modules (such as /usr/lib/uml/modules), for /lib/modules\n"
+		"  --replace         give a name that is taken to the new one; guests keep the "
+		"old\n"
+		"  --source VERSION  build this one (7.2, 6.12, 6.1), not the newest\n"
+		"  --config          also the options of its configuration\n"
+		"  --force           remove the name though guests use it\n"
 		"\n"
-		"example: clusterctl kernel add debian /usr/bin/linux.uml --modules "
-		"/usr/lib/uml/modules\n"},
+		"examples:\n"
+		"  clusterctl kernel add /usr/bin/linux.uml --name debian --modules "
+		"/usr/lib/uml/modules\n"
+		"  clusterctl kernel inspect debian --config | grep NETEM\n"},
 	{"token", "make a token with which a host or a user joins", cmd_token,
 		"usage: clusterctl token create [--role agent|viewer|operator|admin] [--ttl TIME]\n"
 		"\n"

@@ -172,6 +172,20 @@ int kernelinfo_read(
 	return rc;
 }
 
+int kernelinfo_config(
+	const char *path, uid_t uid, uint32_t timeout_ms, struct buf *out, struct err *err)
+{
+	struct buf text;
+	int rc;
+
+	buf_init(&text);
+	rc = run(path, "--showconfig", uid, proc_mono_ms() + timeout_ms, &text, err);
+	if (rc == 0)
+		rc = kernelinfo_options(buf_text(&text), out, err);
+	buf_free(&text);
+	return rc < 0 ? err_wrap(err, "kernel %s", path) : 0;
+}
+
 /* ---- what it says ---- */
 
 /* The line "NAME=y" (or its value VALUE) in a configuration. */
@@ -223,6 +237,7 @@ int kernelinfo_parse(const char *version, const char *config, const char *help,
 	info.smp = has_line(config, "CONFIG_SMP=y");
 	info.static_link = has_line(config, "CONFIG_STATIC_LINK=y");
 	info.seccomp_mode = strstr(help, "seccomp=<") != NULL;
+	kernelinfo_features(config, info.seccomp_mode, info.features);
 	*out = info;
 	return 0;
 }

@@ -19,6 +19,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "lib/buf.h"
 #include "lib/err.h"
 #include "lib/loop.h"
 
@@ -26,6 +27,8 @@
 #define KERNELINFO_TIMEOUT_MS 5000
 #define KERNELINFO_FILES_MAX 32
 #define KERNELINFO_PATH 256
+#define KERNELINFO_FEATURES 512
+#define KERNELINFO_CONFIG_MAX (256u << 10)
 
 struct kernelinfo {
 	char release[KERNELINFO_RELEASE]; /* "6.1.176" */
@@ -41,6 +44,9 @@ struct kernelinfo {
 	bool time_travel;
 	bool smp;
 	bool static_link;
+	/* What a lab may ask for, by name: "seccomp,time-travel,vector,nftables=m"; "=m":
+	 * a module of it.  For people and tables; the booleans decide. */
+	char features[KERNELINFO_FEATURES];
 };
 
 /* Why a kernel cannot serve as a guest of ours: -EOPNOTSUPP and the missing
@@ -59,6 +65,15 @@ int kernelinfo_start(struct loop *loop, const char *path, uid_t uid, kernelinfo_
 /* Decodes the three outputs.  Pure. */
 int kernelinfo_parse(const char *version, const char *config, const char *help,
 	struct kernelinfo *out, struct err *err);
+
+/* Appends the options of the configuration that are set, "CONFIG_UML=y", a line each,
+ * printable.  Runs the binary as kernelinfo_read() does.  -EMSGSIZE. */
+int kernelinfo_config(
+	const char *path, uid_t uid, uint32_t timeout_ms, struct buf *out, struct err *err);
+
+/* Their parts.  Pure. */
+void kernelinfo_features(const char *config, bool seccomp_mode, char out[KERNELINFO_FEATURES]);
+int kernelinfo_options(const char *config, struct buf *out, struct err *err);
 
 struct kernelinfo_needs {
 	char files[KERNELINFO_FILES_MAX][KERNELINFO_PATH]; /* absolute, the loader first */

@@ -77,8 +77,8 @@ const Um__ArtefactInfo *artefacts_kernel(const struct serve *s, const char *name
 			kernel = art->info;
 	if (!kernel)
 		(void)err_set(err, -ENOENT,
-			"the cluster has no kernel yet: clusterctl kernel add debian "
-			"/usr/bin/linux.uml");
+			"the cluster has no kernel yet: clusterctl kernel add /usr/bin/linux.uml "
+			"--name debian");
 	return kernel;
 }
 
@@ -146,6 +146,7 @@ static void on_commit(void *arg, struct zsock *sock, const struct zpeer *z, uint
 	if (!info)
 		return;
 	if (spec_check_artefact("name", info->name, &err) < 0 || info->n_meta > 64 ||
+		um__artefact_info__get_packed_size(info) > SERVE_META_MAX ||
 		(info->modules_id.len && info->modules_id.len != CORE_ID)) {
 		if (!err.code)
 			(void)err_set(&err, -EINVAL, "artefact %.60s: meta or modules_id is wrong",

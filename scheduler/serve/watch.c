@@ -135,6 +135,20 @@ static void list_networks(struct listing *l)
 	}
 }
 
+/* A kernel's whole configuration is only for who asks for details. */
+static void leave_out_config(Um__ArtefactInfo *row, struct arena *a)
+{
+	Um__ArtefactInfo__MetaEntry **kept =
+		(Um__ArtefactInfo__MetaEntry **)arena_list(a, row->n_meta);
+	size_t n = 0;
+
+	for (size_t i = 0; i < row->n_meta; i++)
+		if (strcmp(row->meta[i]->key, "config") != 0)
+			kept[n++] = row->meta[i];
+	row->meta = kept;
+	row->n_meta = n;
+}
+
 static void list_artefacts(struct listing *l, Um__ArtefactKind kind)
 {
 	for (struct artefact *art = l->s->artefacts; art; art = art->hh.next) {
@@ -145,6 +159,8 @@ static void list_artefacts(struct listing *l, Um__ArtefactKind kind)
 			continue;
 		row = arena_get(&l->a, sizeof(*row));
 		*row = *art->info;
+		if (!l->r->detail)
+			leave_out_config(row, &l->a);
 		HASH_FIND(hh, l->s->blobs, row->id.data, CORE_ID, blob);
 		row->hosts = blob ? (uint32_t)blob->host_count : 0;
 		for (const struct core_deployment *d = core_deployments(l->s->core); d;

@@ -15,7 +15,7 @@ ldd /usr/bin/iperf3 | grep -oE '/[^ ]+' | while read -r l; do mkdir -p "$tree$(d
 mkdir -p "$tree/etc"; echo 'root:x:0:0::/root:/bin/sh' > "$tree/etc/passwd"
 
 testbed_up 2
-check "kernel" ctl kernel add debian /usr/bin/linux.uml --modules /usr/lib/uml/modules || exit 1
+check "kernel" ctl kernel add /usr/bin/linux.uml --name debian --modules /usr/lib/uml/modules || exit 1
 check "image" ctl image add iperf --from "$tree" || exit 1
 cat > "$STATE/lab.yaml" <<'Y'
 name: tcp

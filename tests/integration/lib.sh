@@ -68,7 +68,7 @@ testbed_up() { # HOSTS [testbed options]
 	check "a testbed of $n hosts comes up" bed up --hosts "$n" "$@" || exit 1
 }
 images() { # the default kernel and image
-	check "the default kernel is added" ctl kernel add debian /usr/bin/linux.uml --modules /usr/lib/uml/modules || exit 1
+	check "the default kernel is added" ctl kernel add /usr/bin/linux.uml --name debian --modules /usr/lib/uml/modules || exit 1
 	check "the default image is built" ctl image build busybox || exit 1
 }
 guest_json() { ctl get guests "$1" -o json | jq -r ".[0].$2"; }

@@ -145,6 +145,44 @@ static void test_parse(void **state)
 	assert_int_equal(kernelinfo_parse("6.1\n", "CONFIG_X86=y\n", "", &info, &err), -EPROTO);
 }
 
+/* Names in a fixed order; a module is told apart; what is off is not named. */
+static void test_features(void **state)
+{
+	struct kernelinfo info;
+	char out[KERNELINFO_FEATURES];
+	struct buf all, options;
+
+	(void)state;
+	kernelinfo_features("CONFIG_NF_TABLES=m\nCONFIG_VXLAN=y\n# CONFIG_SMP is not set\n"
+			    "CONFIG_BRIDGE_NETFILTER=y\nXCONFIG_IPV6=y\nCONFIG_TUN=y",
+		true, out);
+	assert_string_equal(out, "seccomp,vxlan,tun,nftables=m");
+	kernelinfo_features("", false, out);
+	assert_string_equal(out, "");
+
+	buf_init(&options);
+	assert_int_equal(kernelinfo_options(
+				 "# x\nCONFIG_UML=y\nOTHER=y\nCONFIG_A=\"b c\"\n", &options, NULL),
+		0);
+	assert_string_equal(buf_text(&options), "CONFIG_UML=y\nCONFIG_A=\"b c\"\n");
+	assert_int_equal(kernelinfo_options("CONFIG_UML=y\x1b[2J\n", &options, NULL), -EPROTO);
+	buf_free(&options);
+	buf_init(&all);
+	if (access(KIT_KERNEL, X_OK) == 0) {
+		assert_int_equal(
+			kernelinfo_read(KIT_KERNEL, (uid_t)-1, KERNELINFO_TIMEOUT_MS, &info, NULL),
+			0);
+		assert_non_null(strstr(info.features, "vector"));
+		assert_non_null(strstr(info.features, "bridge=m"));
+		assert_int_equal(
+			kernelinfo_config(KIT_KERNEL, (uid_t)-1, KERNELINFO_TIMEOUT_MS, &all, NULL),
+			0);
+		assert_non_null(strstr(buf_text(&all), "\nCONFIG_UML_NET_VECTOR=y\n"));
+		assert_null(strstr(buf_text(&all), "#"));
+	}
+	buf_free(&all);
+}
+
 static bool lists(const struct kernelinfo_needs *needs, const char *name)
 {
 	for (size_t i = 0; i < needs->count; i++) {
@@ -247,8 +285,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(test_read),
 		cmocka_unit_test(test_in_the_pool), cmocka_unit_test(test_read_refuses),
-		cmocka_unit_test(test_parse), cmocka_unit_test(test_needs),
-		cmocka_unit_test(test_needs_refuses), cmocka_unit_test(test_needs_damage)};
+		cmocka_unit_test(test_parse), cmocka_unit_test(test_features),
+		cmocka_unit_test(test_needs), cmocka_unit_test(test_needs_refuses),
+		cmocka_unit_test(test_needs_damage)};
 
 	return cmocka_run_group_tests(tests, setup, teardown);
 }

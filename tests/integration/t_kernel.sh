@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Kernels: what is read from a binary, stored, sent, shown, refused; guests of two
+# kernels in one lab.  The kernel `fast` takes part where it is built (FAST, default
+# build/kernel/linux-fast), else a copy of Debian's under another name and content.
+. "$(dirname "$0")/lib.sh"
+fast=${FAST:-build/kernel/linux-fast}
+testbed_up 2
+images
+if [ -x "$fast" ]; then
+	check "kernel fast is added under its file's name" ctl kernel add "$fast"
+else
+	echo "  the kernel 'fast' is not built: a changed copy of Debian's stands in for it"
+	{ cat /usr/bin/linux.uml; echo more; } > "$STATE/linux-fast"
+	chmod +x "$STATE/linux-fast"
+	fast=$STATE/linux-fast
+	check "kernel fast is added under its file's name" ctl kernel add "$fast" --modules /usr/lib/uml/modules
+fi
+release=$("$fast" --version)
+debian=$(/usr/bin/linux.uml --version)
+
+# What is shown of them.
+equal "ls shows both" "debian fast" "$(ctl kernel ls -o name | sort | xargs)"
+equal "get kernels tells the release" "$debian" "$(ctl get kernels debian -o json | jq -r '.[0].release')"
+check "and the features" sh -c "'$BIN/clusterctl' get kernels debian -o json | jq -e '.[0].features | index(\"vector\") and index(\"nftables=m\")'"
+check "but not the whole configuration" sh -c "'$BIN/clusterctl' get kernels -o json | jq -e '[.[].meta | has(\"config\")] | any | not'"
+check "the table has the release" sh -c "'$BIN/clusterctl' get kernels | grep -q '^fast  *$release '"
+check "inspect NAME shows release and features" sh -c "'$BIN/clusterctl' kernel inspect fast | grep -q 'release:  *$release'"
+ctl kernel inspect debian --config > "$STATE/config"
+equal "inspect --config has the configuration, as the binary tells it" \
+	"$(/usr/bin/linux.uml --showconfig | grep -c '^CONFIG_')" "$(grep -c '^CONFIG_' "$STATE/config")"
+equal "inspect FILE needs no cluster" "$release" \
+	"$(UMLAUT_SERVER=ipc:///nonexistent ctl kernel inspect "$(realpath "$fast")" -o json | jq -r .release)"
+equal "inspect -o json of the cluster's" y "$(ctl kernel inspect fast -o json | jq -r .config.CONFIG_UML)"
+
+# What is refused.
+refused() { local out want=${want:?}; if out=$("$@" 2>&1); then return 1; fi; printf '%s\n' "$out"; printf '%s\n' "$out" | grep -q "$want"; }
+want="does not print" check "no kernel: refused" refused ctl kernel add /bin/true --name x
+want="no such file" check "no file: refused" refused ctl kernel add /nonexistent
+want="other content" check "a taken name: refused" refused ctl kernel add /usr/bin/linux.uml --name fast
+want="no kernel 'nope'" check "inspect of nothing: refused" refused ctl kernel inspect nope
+check "the same again: nothing changes" ctl kernel add "$fast" --name fast
+
+# One lab, two kernels, on two hosts.
+cat > "$STATE/lab.yaml" <<'Y'
+name: mix
+networks: {n: {subnet: 10.40.0.0/24}}
+defaults: {image: busybox, memory: 96M, cpus: 1, networks: [n]}
+guests:
+  old: {kernel: debian, placement: {host: h1}}
+  new: {kernel: fast, placement: {host: h2}}
+  any: {}
+Y
+check "a lab of both kernels is ready" ctl apply -f "$STATE/lab.yaml" --wait --timeout 120s || exit 1
+equal "old runs Debian's" "$debian" "$(ctl exec mix/old -- uname -r)"
+equal "new runs fast" "$release" "$(ctl exec mix/new -- uname -r)"
+equal "who names none runs fast" "$release" "$(ctl exec mix/any -- uname -r)"
+check "they reach each other" ctl exec mix/old -- ping -c 2 -W 5 new
+check "the other way, full size" ctl exec mix/new -- ping -c 2 -W 5 -s 1400 old
+equal "used by two" 2 "$(ctl get kernels fast -o json | jq '.[0].used_by')"
+want="used by 2 guests" check "rm refuses while in use" refused ctl kernel rm fast
+check "it stands still" sh -c "'$BIN/clusterctl' get kernels -o name | grep -qx fast"
+check "delete the lab" ctl delete mix --wait
+check "rm" ctl kernel rm fast
+equal "it is gone" debian "$(ctl kernel ls -o name | xargs)"
+finish
