@@ -180,7 +180,17 @@ kernel:
 	$(Q)if [ -x build/bin/clusterctl ] && [ -f build/umlaut-context.yaml ] && build/bin/clusterctl version > /dev/null 2>&1; then \
 		build/bin/clusterctl kernel add build/kernel/linux-fast --name fast --replace; fi
 
-bench: programs
+# tests/bench/bench_X.c: programs that the benchmarks use.
+BENCH_SRC := $(wildcard tests/bench/bench_*.c)
+BENCH_BIN := $(patsubst tests/bench/%.c,$(O)/bench/%,$(BENCH_SRC))
+$(BENCH_BIN): $(O)/bench/%: $(O)/obj/tests/bench/%.o $(LIBS) $(PROTO_O)
+	@mkdir -p $(@D)
+	@echo "  LD      $(@:$(O)/%=%)"
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $< -Wl,--start-group $(LIBS) -Wl,--end-group $(PROTO_O) \
+		$(PKG_LIBS) -lm
+.PHONY: bench-programs
+bench-programs: $(BENCH_BIN)
+bench: programs bench-programs
 	$(Q)tests/bench/run
 
 # ---------------------------------------------------------------- fuzzing
