@@ -217,3 +217,11 @@ uint64_t proc_wall_ms(void)
 {
 	return clock_ms(CLOCK_REALTIME);
 }
+
+uint64_t proc_wall_us(void)
+{
+	struct timespec t;
+
+	(void)clock_gettime(CLOCK_REALTIME, &t);
+	return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+}

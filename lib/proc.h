@@ -39,5 +39,6 @@ uint64_t proc_random_u64(void); /* never 0 */
 /* CLOCK_MONOTONIC, CLOCK_BOOTTIME-free; and wall clock; milliseconds. */
 uint64_t proc_mono_ms(void);
 uint64_t proc_wall_ms(void);
+uint64_t proc_wall_us(void);
 
 #endif
