@@ -221,7 +221,8 @@ struct core_toleration {
 	char value[CORE_NAME];
 	bool any_value;
 };
-/* Beside, or apart from, guests of the group called GUEST in the same deployment. */
+/* Beside, or apart from, guests of the group called GUEST in the same deployment.
+ * To be apart, required, holds both ways: neither is put where the other is. */
 struct core_affinity {
 	char guest[CORE_NAME];
 	char over[CORE_NAME]; /* a host label; "": the same host */
@@ -277,6 +278,8 @@ struct core_group {
 	/* While it has pending guests: not tried yet, or waiting for room. */
 	enum { CORE_NO_LIST, CORE_FRESH, CORE_WAITING } list;
 	struct core_group *wait_prev, *wait_next;
+	struct core_group *apart_prev, *apart_next;
+	bool apart;		   /* on that list */
 	struct core_host *nominee; /* where room is being made for it */
 	const char *why;	   /* as its guests were told */
 	struct core_group *prev, *next;
@@ -289,6 +292,7 @@ struct core_deployment {
 	struct core_network *networks;
 	struct core_group *groups;
 	struct core_group *groups_by_name;
+	struct core_group *aparts; /* groups with a required rule to be apart, by apart_next */
 	struct core_network *networks_by_name; /* without those leaving */
 	uint32_t guest_count, ready_count, network_count;
 	bool deleting, gang;

@@ -68,6 +68,22 @@ static int use_keys(struct core *core, const struct core_rules *rules, struct er
 	return rc;
 }
 
+static void list_apart(struct core_group *group)
+{
+	const struct core_rules *rules = group->spec.rules;
+	bool apart = false;
+
+	for (size_t i = 0; rules && i < rules->affinity_count; i++)
+		apart |= rules->affinities[i].apart && !rules->affinities[i].preferred;
+	if (apart == group->apart)
+		return;
+	group->apart = apart;
+	if (apart)
+		DL_APPEND2(group->deployment->aparts, group, apart_prev, apart_next);
+	else
+		DL_DELETE2(group->deployment->aparts, group, apart_prev, apart_next);
+}
+
 int group_set_spec(struct core *core, struct core_group *group, const struct core_groupspec *spec,
 	struct err *err)
 {
@@ -87,6 +103,7 @@ int group_set_spec(struct core *core, struct core_group *group, const struct cor
 	core_rules_free(group->spec.rules);
 	group->spec = *spec;
 	group->spec.rules = rules;
+	list_apart(group);
 	return 0;
 }
 
@@ -115,6 +132,8 @@ void group_free(struct core *core, struct core_group *group)
 {
 	place_wait(core, group);
 	text_set(core, &group->why, "");
+	if (group->apart)
+		DL_DELETE2(group->deployment->aparts, group, apart_prev, apart_next);
 	HASH_DELETE(hh, group->deployment->groups_by_name, group);
 	DL_DELETE(group->deployment->groups, group);
 	counts_free(&group->on_hosts);

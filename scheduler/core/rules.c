@@ -1,4 +1,5 @@
 /* What a group asks of hosts beyond room. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
@@ -203,6 +204,16 @@ enum refusal rules_domain(const struct run *run, const struct core_host *host, u
 			return SKEW;
 		*penalty += d ? skew : 1;
 	}
+	for (size_t i = 0; i < run->foe_count; i++) {
+		const struct run_foe *foe = &run->foes[i];
+		const struct index_domain *d;
+
+		if (over_host(foe->over))
+			continue;
+		d = domain_of(host, foe->over);
+		if (d && counts_of(&foe->group->on_domains, d->id))
+			return APART;
+	}
 	for (size_t i = 0; refusal == FITS && i < rules->affinity_count; i++) {
 		const struct core_affinity *a = &rules->affinities[i];
 		const struct core_group *target;
@@ -263,6 +274,10 @@ enum refusal rules_host(const struct run *run, const struct core_host *host, uin
 	}
 	if (refusal != FITS)
 		return refusal;
+	for (size_t i = 0; i < run->foe_count; i++)
+		if (over_host(run->foes[i].over) &&
+			counts_of(&run->foes[i].group->on_hosts, host->order))
+			return APART;
 	if (spec->max_per_host &&
 		counts_of(&run->group->on_hosts, host->order) >= spec->max_per_host)
 		return MAX_PER_HOST;
@@ -272,6 +287,36 @@ enum refusal rules_host(const struct run *run, const struct core_host *host, uin
 		spec->priority <= host->nominated->spec.priority)
 		return PROMISED;
 	return mtu_fits(run, host) ? FITS : MTU;
+}
+
+int rules_foes(struct run *run)
+{
+	const struct core_group *group;
+	size_t room = 0;
+
+	DL_FOREACH2(run->group->deployment->aparts, group, apart_next)
+	{
+		const struct core_rules *rules = group->spec.rules;
+
+		for (size_t i = 0; group != run->group && i < rules->affinity_count; i++) {
+			const struct core_affinity *a = &rules->affinities[i];
+
+			if (!a->apart || a->preferred || strcmp(a->guest, run->spec->name) != 0)
+				continue;
+			if (run->foe_count == room) {
+				struct run_foe *foes;
+
+				room = room ? room * 2 : 4;
+				foes = realloc(run->foes, room * sizeof(*foes));
+				if (!foes)
+					return -ENOMEM;
+				run->foes = foes;
+			}
+			run->foes[run->foe_count++] =
+				(struct run_foe){.group = group, .over = a->over};
+		}
+	}
+	return 0;
 }
 
 /* Over the hosts themselves: 0 as long as one that comes into question has none. */

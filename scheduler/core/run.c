@@ -308,6 +308,8 @@ void run_begin(
 		run->failed = true;
 		return;
 	}
+	if (rules_foes(run) < 0)
+		run->failed = true;
 	for (struct index_class *c = core->index.classes; c; c = c->hh.next) {
 		struct run_class *rc = &run->classes[run->class_count++];
 
@@ -326,6 +328,7 @@ void run_end(struct run *run)
 		free(run->classes[i].heap);
 	free(run->classes);
 	free(run->list);
+	free(run->foes);
 }
 
 /* ---------------------------------------------------------------- judging */

@@ -76,6 +76,12 @@ struct run {
 	struct core_host **list;
 	size_t list_count;
 	bool listed;
+	/* Other groups' rules to be apart from this one. */
+	struct run_foe {
+		const struct core_group *group;
+		const char *over;
+	} * foes;
+	size_t foe_count;
 	uint32_t least[CORE_SPREADS_MAX]; /* in any domain, for each spread */
 	struct run_class *taken;	  /* where the last one came from; NULL: the list */
 	bool failed;			  /* memory was short */
@@ -104,6 +110,8 @@ enum refusal rules_class(const struct run *run, const struct core_host *host, ui
 enum refusal rules_domain(const struct run *run, const struct core_host *host, uint32_t *penalty);
 /* By what is on HOST itself. */
 enum refusal rules_host(const struct run *run, const struct core_host *host, uint32_t *penalty);
+/* Fills in run->foes.  -ENOMEM. */
+int rules_foes(struct run *run);
 /* Fills in run->least. */
 void rules_least(struct run *run);
 /* The group that an affinity names; NULL when it is not in the deployment. */
