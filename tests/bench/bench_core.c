@@ -106,8 +106,8 @@ static void rules_init(struct core_rules *rules, char values[1][CORE_NAME])
 	rules->spread_count = 1;
 }
 
-static void lab_apply(struct core *core, const char *name, uint32_t guests, bool ruled,
-	struct core_out *out)
+static void lab_apply(
+	struct core *core, const char *name, uint32_t guests, bool ruled, struct core_out *out)
 {
 	char values[1][CORE_NAME];
 	struct core_netspec network = {.mtu = 1400};
@@ -224,8 +224,8 @@ static int scale(void)
 			core_out_reset(&out);
 		}
 		more = seconds(start) * 1e6 / 20000;
-		printf("%8u %10llu %22.2f %22.2f\n", sizes[s],
-			(unsigned long long)placed(core), one, more);
+		printf("%8u %10llu %22.2f %22.2f\n", sizes[s], (unsigned long long)placed(core),
+			one, more);
 		core_free(core);
 		core_out_free(&out);
 	}
