@@ -123,6 +123,7 @@ const char *out_time(char buf[40], uint64_t when_ms);
 
 /* ---------------------------------------------------------------- verbs */
 
+int cmd_boot_report(struct ctl *ctl, int argc, char **argv);
 int cmd_apply(struct ctl *ctl, int argc, char **argv);
 int cmd_delete(struct ctl *ctl, int argc, char **argv);
 int cmd_get(struct ctl *ctl, int argc, char **argv);

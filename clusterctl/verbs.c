@@ -56,6 +56,14 @@ const struct verb verbs[] = {
 		"usage: clusterctl describe KIND NAME\n"
 		"\n"
 		"example: clusterctl describe guest hello/web-1\n"},
+	{"boot-report", "where the time of a boot went", cmd_boot_report,
+		"usage: clusterctl boot-report GUEST... | -d DEPLOYMENT [-o table|json]\n"
+		"\n"
+		"The phases of a guest's last boot, from the request to ready, with their\n"
+		"milliseconds; of several guests, the median and the worst of each phase.  A boot\n"
+		"by restart policy begins at its host, a reboot from inside in its kernel.\n"
+		"\n"
+		"example: clusterctl boot-report hello/web-1\n"},
 	{"logs", "the console of a guest", cmd_logs,
 		"usage: clusterctl logs [-f] [--tail N] GUEST\n"
 		"\n"

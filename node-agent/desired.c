@@ -112,7 +112,7 @@ static Um__GuestAssign *copy_assign(const Um__GuestAssign *a)
 	return copy;
 }
 
-/* Equal but for the sources of artefacts, which are hints. */
+/* Equal but for the sources of artefacts, which are hints, and the times. */
 static bool same_assign(const Um__GuestAssign *a, const Um__GuestAssign *b)
 {
 	const Um__GuestAssign *both[2] = {a, b};
@@ -127,6 +127,7 @@ static bool same_assign(const Um__GuestAssign *a, const Um__GuestAssign *b)
 		if (copy.modules)
 			refs[2] = *copy.modules;
 		refs[0].n_sources = refs[1].n_sources = refs[2].n_sources = 0;
+		copy.boot = NULL;
 		copy.image = &refs[0];
 		copy.kernel = &refs[1];
 		copy.modules = copy.modules ? &refs[2] : NULL;
@@ -167,6 +168,9 @@ static void accept(struct guest *g, const Um__GuestAssign *a)
 		log_warn("names may be missing", LOG_STR("guest", a->name), LOG_ERR(&err));
 	log_info("guest wanted", LOG_STR("guest", a->name), LOG_U64("epoch", a->epoch),
 		LOG_U64("generation", a->generation), LOG_BOOL("run", a->run));
+	memset(&g->times, 0, sizeof(g->times));
+	boottimes_add(&g->times, copy->boot);
+	boottimes_mark(&g->times, UM__BOOT_STEP__BOOT_ACCEPTED);
 	life_wanted(g);
 }
 

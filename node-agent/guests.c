@@ -410,6 +410,7 @@ void guest_status_set(struct guest_status *to, const Um__RunnerStatus *from)
 		.started_at = from->started_at,
 		.exit_status = from->exit_status,
 		.boots = from->boots};
+	boottimes_add(&to->times, from->boot);
 	(void)snprintf(to->reason, sizeof(to->reason), "%s", from->reason ? from->reason : "");
 }
 

@@ -17,6 +17,7 @@
 #include <limits.h>
 
 #include "image/manifest.h"
+#include "lib/boottimes.h"
 #include "lib/loop.h"
 #include "lib/wire.h"
 #include "node-agent/reconcile.h"
@@ -46,6 +47,7 @@ struct guest_status {
 	uint64_t started_at;
 	int32_t exit_status;
 	uint32_t boots;
+	struct boottimes times;
 };
 
 struct guest {
@@ -78,6 +80,8 @@ struct guest {
 	uint64_t run_epoch, run_generation, run_disk_generation;
 	uint64_t run_since; /* loop time of RUNNING; 0: not yet */
 	struct guest_status status;
+	struct boottimes times; /* of the start under way, as far as the agent knows */
+	Um__BootTimes times_message;
 	bool stop_asked, ended, noted, forgot;
 	uint32_t ports;	  /* bit per NIC: its port was made */
 	bool booted;	  /* its disk has been used */

@@ -293,6 +293,10 @@ static void start(struct guest *g)
 
 	if (!restart_saved(g))
 		return;
+	/* By policy, or tried again: this start begins here. */
+	if (g->times.at[UM__BOOT_STEP__BOOT_SLOT])
+		memset(&g->times, 0, sizeof(g->times));
+	boottimes_mark(&g->times, UM__BOOT_STEP__BOOT_SLOT);
 	g->status = (struct guest_status){.phase = UM__PHASE__STARTING};
 	g->run_epoch = g->assign->epoch;
 	g->run_generation = g->assign->generation;
@@ -339,6 +343,7 @@ void life_step(struct guest *g)
 		g->retry_at = now + 1000;
 	if (step == RECONCILE_FETCH && blobs_get(g)) {
 		have.artefacts = true;
+		boottimes_mark(&g->times, UM__BOOT_STEP__BOOT_FETCHED);
 		step = reconcile_next(&want, &have, now);
 	}
 	if (step != RECONCILE_NOTHING)
@@ -391,6 +396,11 @@ void life_wanted(struct guest *g)
 		g->end = false;
 		g->failures = 0;
 	}
+	/* Started by its user: the end before is history too, and no save of its own. */
+	if (g->assign && g->assign->run && !g->run && g->end &&
+		(g->end_epoch != g->assign->epoch || g->end_generation != g->assign->generation ||
+			g->last.by_request))
+		g->end = false;
 	report_guest(g);
 	guests_touch(g);
 }

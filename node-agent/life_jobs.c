@@ -197,6 +197,7 @@ static void life_work(void *arg)
 static void saved(struct guest *g, const struct life_job *job)
 {
 	g->saved_revision = job->revision;
+	boottimes_mark(&g->times, UM__BOOT_STEP__BOOT_SAVED);
 	if (job->discard)
 		g->discard = false;
 	if (g->ended && g->saved_revision == g->revision)
@@ -207,6 +208,7 @@ static void disk_made(struct guest *g, const struct life_job *job)
 {
 	(void)str_copy(g->backing, sizeof(g->backing), job->backing);
 	g->disk_checked = true;
+	boottimes_mark(&g->times, UM__BOOT_STEP__BOOT_DISK);
 	if (job->fresh)
 		g->booted = false;
 }

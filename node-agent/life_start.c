@@ -69,6 +69,7 @@ void life_ports_remove(struct guest *g)
 struct parts {
 	Um__RunnerSpec spec;
 	Um__GuestConfig config;
+	Um__BootTimes times;
 	Um__Tap taps[NICS_MAX], *tap_list[NICS_MAX];
 	char ifnames[NICS_MAX][OVERLAY_IFNAME];
 	char kernel[PATH_MAX], modules[PATH_MAX], cow[PATH_MAX];
@@ -233,6 +234,9 @@ int life_start(struct guest *g, struct err *err)
 	if (!p)
 		return err_set(err, -ENOMEM, "memory is short");
 	rc = fill(g, p, err);
+	boottimes_mark(&g->times, UM__BOOT_STEP__BOOT_NETWORK);
+	boottimes_fill(&g->times, &p->times);
+	p->spec.boot = &p->times;
 	if (rc == 0)
 		rc = life_run(g, &p->spec, err);
 	hosts_list_free(&p->hosts);

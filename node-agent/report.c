@@ -75,6 +75,10 @@ void report_observe(struct guest *g, Um__GuestObserved *out, char *reason)
 {
 	observe(g, out, reason);
 	out->cow_bytes = cow_bytes(g);
+	if (g->run && !boottimes_empty(&g->status.times)) {
+		boottimes_fill(&g->status.times, &g->times_message);
+		out->boot = &g->times_message;
+	}
 }
 
 /* FNV-1a of what is told; its disk's size alone is no news. */

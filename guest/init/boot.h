@@ -23,6 +23,7 @@
 #include "lib/err.h"
 
 struct boot {
+	uint64_t started_us; /* of the kernel's clock, at our first instructions */
 	struct line line;
 	Um__GuestConfig *config;
 	struct hosts hosts;

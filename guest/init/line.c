@@ -235,6 +235,7 @@ static void progress(
 	p.failed = failed;
 	p.message = unconst(message);
 	p.uptime_ms = sys_uptime_ms();
+	p.uptime_us = sys_uptime_us();
 	env.body_case = UM__ENVELOPE__BODY_GUEST_PROGRESS;
 	env.guest_progress = &p;
 	line_send(line, &env);

@@ -312,6 +312,7 @@ int main(int argc, char **argv)
 	struct boot *boot = &agent.boot;
 
 	(void)argc;
+	boot->started_us = sys_uptime_us();
 	if (!in_initramfs()) {
 		sys_log("umlaut-init %s is the first process of a guest; it is of no use elsewhere",
 			UMLAUT_VERSION);

@@ -21,6 +21,14 @@ uint64_t sys_uptime_ms(void)
 	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
+uint64_t sys_uptime_us(void)
+{
+	struct timespec now;
+
+	(void)clock_gettime(CLOCK_BOOTTIME, &now);
+	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000 + 1;
+}
+
 int sys_mount(const char *source, const char *target, const char *type, unsigned long flags,
 	const char *data, struct err *err)
 {

@@ -11,6 +11,7 @@
 
 /* Milliseconds since the guest's kernel started. */
 uint64_t sys_uptime_ms(void);
+uint64_t sys_uptime_us(void); /* never 0 */
 
 /* Mounts, making the mount point (0755) if it is missing. */
 int sys_mount(const char *source, const char *target, const char *type, unsigned long flags,

@@ -225,6 +225,7 @@ struct program {
 	struct loop *loop;
 	struct run *run;
 	struct loop_signal *term;
+	uint64_t began_us;
 };
 
 /* The host shuts down: end the guest cleanly, it is to run again afterwards. */
@@ -241,7 +242,7 @@ static int serve(struct program *p, const char *dir, bool *ready, struct err *er
 	int rc = loop_new(&p->loop, err);
 
 	if (rc >= 0)
-		rc = run_open(p->loop, dir, &p->run, err);
+		rc = run_open(p->loop, dir, p->began_us, &p->run, err);
 	if (rc >= 0)
 		rc = loop_signal_open(p->loop, SIGTERM, on_term, p, &p->term, err);
 	if (rc >= 0)
@@ -263,7 +264,7 @@ int main(int argc, char **argv)
 	struct log_config log = {
 		.program = "guest", .instance = "", .level = LOG_INFO, .fd = STDERR_FILENO};
 	struct options o = {0};
-	struct program program = {0};
+	struct program program = {.began_us = proc_wall_us()};
 	struct err err = ERR_INIT;
 	bool ready;
 	int rc = parse(argc, argv, &o), lock = -1;

@@ -13,6 +13,8 @@
 #include "guest/runnerdir.h"
 #include "lib/proc.h"
 
+#define RUN_BOOT_US (600u * 1000000u) /* what a guest says of its clock is bounded */
+
 static const struct {
 	const char *name;
 	Um__Phase phase;
@@ -123,6 +125,62 @@ static void on_tell(void *arg)
 	run_tell(arg);
 }
 
+/* The guest's own clock began with its kernel: what counts is the difference. */
+static void mark_hello(struct run *run, const Um__GuestHello *hello)
+{
+	uint64_t *at = run->times.at, ago = 0;
+
+	if (run->boots > 1) {
+		memset(&run->times, 0, sizeof(run->times));
+		at[UM__BOOT_STEP__BOOT_KERNEL] =
+			proc_wall_us() - (hello->uptime_us < RUN_BOOT_US ? hello->uptime_us : 0);
+	}
+	if (!at[UM__BOOT_STEP__BOOT_HELLO])
+		run->hello_us = hello->uptime_us;
+	boottimes_mark(&run->times, UM__BOOT_STEP__BOOT_HELLO);
+	if (hello->uptime_us > hello->started_us)
+		ago = hello->uptime_us - hello->started_us;
+	if (!hello->started_us || at[UM__BOOT_STEP__BOOT_USERSPACE])
+		return;
+	at[UM__BOOT_STEP__BOOT_USERSPACE] =
+		at[UM__BOOT_STEP__BOOT_HELLO] - (ago < RUN_BOOT_US ? ago : 0);
+	if (at[UM__BOOT_STEP__BOOT_USERSPACE] < at[UM__BOOT_STEP__BOOT_KERNEL])
+		at[UM__BOOT_STEP__BOOT_USERSPACE] = at[UM__BOOT_STEP__BOOT_KERNEL];
+}
+
+/* Several steps may arrive together: the guest's clock tells them apart. */
+static void mark_step(struct run *run, Um__BootStep step, uint64_t uptime_us)
+{
+	uint64_t *at = run->times.at, hello = at[UM__BOOT_STEP__BOOT_HELLO], then;
+
+	if (at[step])
+		return;
+	boottimes_mark(&run->times, step);
+	then = hello + uptime_us - run->hello_us;
+	if (hello && uptime_us > run->hello_us && uptime_us - run->hello_us < RUN_BOOT_US &&
+		then < at[step])
+		at[step] = then;
+}
+
+static void mark_progress(struct run *run, const Um__GuestProgress *progress)
+{
+	static const struct {
+		const char *name;
+		Um__BootStep step;
+	} steps[] = {
+		{"config", UM__BOOT_STEP__BOOT_CONFIG},
+		{"root", UM__BOOT_STEP__BOOT_ROOT},
+		{"network", UM__BOOT_STEP__BOOT_NICS},
+		{"files", UM__BOOT_STEP__BOOT_FILES},
+		{"init", UM__BOOT_STEP__BOOT_INIT},
+		{"ready", UM__BOOT_STEP__BOOT_READY},
+	};
+
+	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++)
+		if (strcmp(progress->step, steps[i].name) == 0 && !progress->failed)
+			mark_step(run, steps[i].step, progress->uptime_us);
+}
+
 static void guest_hello(struct run *run, const Um__GuestHello *hello)
 {
 	size_t n = hello->boot_id.len < RUN_BOOT_ID_MAX ? hello->boot_id.len : RUN_BOOT_ID_MAX;
@@ -138,6 +196,7 @@ static void guest_hello(struct run *run, const Um__GuestHello *hello)
 	run->boot_id_size = n;
 	if (n)
 		memcpy(run->boot_id, hello->boot_id.data, n);
+	mark_hello(run, hello);
 	log_info("the guest's agent is there", LOG_U64("boot", run->boots));
 	run_fire(run, EV_HELLO);
 }
@@ -146,6 +205,7 @@ static void guest_progress(struct run *run, const Um__GuestProgress *progress)
 {
 	bool up = run->state == ST_CONFIGURING || run->state == ST_RUNNING;
 
+	mark_progress(run, progress);
 	if (up && progress->failed) {
 		(void)snprintf(run->reason, sizeof(run->reason), "%.40s: %.150s", progress->step,
 			progress->message);
@@ -225,6 +285,7 @@ void run_fill_status(const struct run *run, Um__RunnerStatus *status)
 	status->exit_status = run->exit_status;
 	status->boots = run->boots;
 	status->by_request = run->by_request;
+	status->boot = (Um__BootTimes *)(uintptr_t)&run->times_message;
 }
 
 int run_stop(struct run *run, uint32_t timeout_ms, bool force, bool by_request, struct err *err)
@@ -306,7 +367,8 @@ static int open_parts(struct run *run, struct err *err)
 	return rc;
 }
 
-int run_open(struct loop *loop, const char *dir, struct run **out, struct err *err)
+int run_open(
+	struct loop *loop, const char *dir, uint64_t began_us, struct run **out, struct err *err)
 {
 	struct run *run = calloc(1, sizeof(*run));
 	int rc;
@@ -318,12 +380,16 @@ int run_open(struct loop *loop, const char *dir, struct run **out, struct err *e
 	run->boot = BOOT_INIT;
 	run->boots = 1;
 	run->exit_status = -1;
+	run->times.at[UM__BOOT_STEP__BOOT_RUNNER] = began_us;
+	boottimes_fill(&run->times, &run->times_message);
 	record_hosts_clear(dir);
 	record_remove(dir, RUNNERDIR_EXIT);
 	rc = record_spec(dir, &run->spec, err);
 	if (rc >= 0)
 		rc = boot_start(run->spec, dir, &run->boot, err);
 	if (rc >= 0) {
+		boottimes_mark(&run->times, UM__BOOT_STEP__BOOT_KERNEL);
+		boottimes_add(&run->times, run->spec->boot);
 		run->started_at = proc_wall_ms();
 		run_set_reason(run, "the kernel boots");
 		/* Megabytes of files are not kept for the day the guest reboots. */

@@ -42,8 +42,10 @@
 
 struct run;
 
-/* DIR is borrowed.  Starts the kernel and listens: afterwards the guest runs. */
-int run_open(struct loop *loop, const char *dir, struct run **out, struct err *err);
+/* DIR is borrowed.  Starts the kernel and listens: afterwards the guest runs.
+ * BEGAN_US: when this program began, wall clock. */
+int run_open(
+	struct loop *loop, const char *dir, uint64_t began_us, struct run **out, struct err *err);
 /* Kills what still runs, and frees all.  Removes the files of a forgotten guest. */
 void run_close(struct run *run);
 

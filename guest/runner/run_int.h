@@ -9,6 +9,7 @@
 #include "guest/runner/run.h"
 #include "guest/runner/serve.h"
 #include "guest/runner/stream.h"
+#include "lib/boottimes.h"
 #include "lib/log.h"
 
 /* name, what the agent is told; see run.h */
@@ -64,6 +65,9 @@ struct run {
 	bool ready, by_request, forgotten, heard, killed, flushed, config_failed;
 	char reason[RUN_REASON];
 	uint64_t started_at;
+	struct boottimes times;
+	uint64_t hello_us;	     /* of the guest's clock, at BOOT_HELLO */
+	Um__BootTimes times_message; /* shows `times` */
 	int exit_status;
 	uint32_t boots;
 	uint8_t boot_id[RUN_BOOT_ID_MAX];

@@ -223,6 +223,7 @@ static void add_guest(struct part *p, const struct core_guest *g)
 	a->generation = g->generation;
 	a->disk_generation = g->disk_generation;
 	a->spec = group->guest;
+	a->boot = boots_asked(p->s, g, &p->a);
 	a->n_nics = g->nic_count;
 	a->nics = (Um__Nic **)arena_list(&p->a, g->nic_count);
 	for (uint32_t i = 0; i < g->nic_count; i++)
@@ -678,8 +679,10 @@ static void hello(struct serve *s, const struct peer *from, const Um__Envelope *
 	observed = calloc(h->n_guests + 1, sizeof(*observed));
 	if (!observed)
 		abort();
-	for (size_t i = 0; i < h->n_guests; i++)
+	for (size_t i = 0; i < h->n_guests; i++) {
 		(void)convert_observed(h->guests[i], &observed[i]);
+		boots_seen(s, h->host, h->guests[i]);
+	}
 	agent = session(s, from, h);
 	for (size_t i = 0; i < h->n_blobs; i++)
 		if (h->blobs[i].len == CORE_ID)
@@ -741,8 +744,10 @@ static void observed(struct serve *s, struct agent *agent, const Um__Envelope *e
 
 	if (!list)
 		abort();
-	for (size_t i = 0; i < o->n_guests; i++)
+	for (size_t i = 0; i < o->n_guests; i++) {
 		(void)convert_observed(o->guests[i], &list[i]);
+		boots_seen(s, agent->host, o->guests[i]);
+	}
 	for (size_t i = 0; i < o->n_blobs_added; i++)
 		if (o->blobs_added[i].len == CORE_ID)
 			agents_blob_add(s, o->blobs_added[i].data, agent->host);

@@ -334,6 +334,7 @@ void api_message(void *arg, struct zsock *sock, const struct zpeer *z, const Um_
 
 	if (s->broken)
 		return;
+	s->asked_us = proc_wall_us();
 	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
 		const struct entry *e = &table[i];
 

@@ -128,6 +128,10 @@ static size_t collect(struct serve *s, struct arena *a, struct store_op *ops)
 	for (size_t i = 0; i < s->out.dirty_count; i++)
 		records_op(s, &s->out.dirty[i], a, &ops[n++]);
 	for (size_t i = 0; i < s->out.dirty_count; i++)
+		if (s->out.dirty[i].kind == CORE_KIND_GUEST &&
+			!core_guest(s->core, strtoull(s->out.dirty[i].key, NULL, 16)))
+			boots_drop(s, strtoull(s->out.dirty[i].key, NULL, 16));
+	for (size_t i = 0; i < s->out.dirty_count; i++)
 		if (s->out.dirty[i].kind == CORE_KIND_DEPLOYMENT &&
 			!core_deployment(s->core, s->out.dirty[i].key))
 			labs_drop(s, s->out.dirty[i].key);

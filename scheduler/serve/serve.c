@@ -18,6 +18,7 @@ static void on_tick(void *arg)
 	struct serve *s = arg;
 	uint64_t next;
 
+	s->asked_us = proc_wall_us();
 	next = core_tick(s->core, proc_wall_ms(), proc_mono_ms(), &s->out);
 	if (s->out.dirty_count || s->out.log_count || s->out.action_count)
 		commit_event(s, NULL, NULL, NULL, 0);
@@ -188,6 +189,7 @@ void serve_close(struct serve *s)
 	watch_free(s);
 	agents_free(s);
 	events_free(s);
+	boots_free(s);
 	auth_free(s);
 	while (s->labs)
 		labs_drop(s, s->labs->name);

@@ -145,6 +145,8 @@ struct serve {
 
 	Um__EventInfo *events[SERVE_EVENTS_MAX]; /* ring, owned */
 	uint64_t event_seq;			 /* of the newest; 0: none */
+	struct bootseen *boots;			 /* by uid */
+	uint64_t asked_us; /* when what is being handled came in, wall clock */
 };
 
 /* ---------------------------------------------------------------- commit.c */
@@ -255,6 +257,16 @@ size_t events_add(struct serve *s, const struct core_log *log, struct arena *a,
 	struct store_op *ops, Um__EventInfo **out);
 void events_load(struct serve *s, Um__EventInfo *event); /* takes it */
 void events_free(struct serve *s);
+
+/* ---------------------------------------------------------------- boots.c */
+
+/* How long the last boot of each guest took; kept in memory, the agents tell it
+ * again.  What an agent said; what it is told; for a client (NULL: nothing known). */
+void boots_seen(struct serve *s, const char *host, const Um__GuestObserved *observed);
+Um__BootTimes *boots_asked(const struct serve *s, const struct core_guest *g, struct arena *a);
+Um__BootTimes *boots_view(const struct serve *s, uint64_t uid, struct arena *a);
+void boots_drop(struct serve *s, uint64_t uid);
+void boots_free(struct serve *s);
 
 /* ---------------------------------------------------------------- watch.c */
 

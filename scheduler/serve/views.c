@@ -68,6 +68,8 @@ Um__GuestInfo *view_guest(
 	out->created_at = g->created_at;
 	if (detail && group)
 		out->spec = group->guest;
+	if (detail)
+		out->boot = boots_view(s, g->uid, a);
 	return out;
 }
 

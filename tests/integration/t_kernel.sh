@@ -56,6 +56,20 @@ equal "new runs fast" "$release" "$(ctl exec mix/new -- uname -r)"
 equal "who names none runs fast" "$release" "$(ctl exec mix/any -- uname -r)"
 check "they reach each other" ctl exec mix/old -- ping -c 2 -W 5 new
 check "the other way, full size" ctl exec mix/new -- ping -c 2 -W 5 -s 1400 old
+# Where the time of a boot went.
+phases() { ctl boot-report mix/new -o json | jq -r '.[0].phases | map(.phase) | join(" ")'; }
+equal "boot-report has every phase, in order" \
+	"asked placed accepted saved fetched disk slot network runner jail kernel hello config root nics files init ready" "$(phases)"
+check "the phases add up to the total" sh -c "'$BIN/clusterctl' boot-report mix/new -o json |
+	jq -e '.[0] | .ready and ((.total_ms - ([.phases[].ms] | add)) | fabs < 0.1) and .total_ms > 20 and .total_ms < 120000'"
+check "boot-report of many: a median" sh -c "'$BIN/clusterctl' boot-report -d mix | grep -q '3 guests, 3 ready, after'"
+check "stop" ctl stop mix/new
+check "stopped" wait_until 15 sh -c "'$BIN/clusterctl' get guests mix/new -o json | jq -e '.[0].state == \"stopped\"'"
+check "start" ctl start mix/new
+check "ready again" wait_until 30 all_ready mix 3
+equal "its last boot needed neither fetch nor disk" "true" \
+	"$(ctl boot-report mix/new -o json | jq '[.[0].phases[] | select(.phase == "fetched" or .phase == "disk" or .phase == "placed") | .ms] | add < 20')"
+want="no such guest" check "boot-report of nothing: refused" refused ctl boot-report mix/nope
 equal "used by two" 2 "$(ctl get kernels fast -o json | jq '.[0].used_by')"
 want="used by 2 guests" check "rm refuses while in use" refused ctl kernel rm fast
 check "it stands still" sh -c "'$BIN/clusterctl' get kernels -o name | grep -qx fast"
