@@ -34,6 +34,8 @@ WARN := -Wall -Wextra -Wshadow -Wconversion -Wsign-conversion -Wstrict-prototype
 GENWARN := -w
 DEFS := -D_GNU_SOURCE -DUMLAUT_VERSION='"$(VERSION)"'
 # Generated headers count as system headers: their macros are not ours to keep clean.
+# So dependencies are made with -MD: -MMD would leave them out, and a change of the
+# protocol would leave objects with the old structures behind.
 INCS := -I. -isystem $(O)/gen
 CFLAGS ?=
 ALL_CFLAGS = -std=gnu11 $(OPT) $(SAN) $(WARN) $(DEFS) $(INCS) -fno-common -fstack-protector-strong \
@@ -105,7 +107,7 @@ FORCE:
 $(O)/obj/%.o: %.c $(O)/flags | $(PROTO_H)
 	@mkdir -p $(@D)
 	@echo "  CC      $<"
-	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(ALL_CFLAGS) -MD -MP -c -o $@ $<
 
 # ---------------------------------------------------------------- programs
 # program: main object, rooms in link order
@@ -132,7 +134,7 @@ $(O)/obj-init/gen/umlaut.pb-c.o: $(PROTO_C)
 $(O)/obj-init/%.o: %.c $(O)/flags | $(PROTO_H)
 	@mkdir -p $(@D)
 	@echo "  CC      $< (init)"
-	$(Q)$(CC) $(INIT_CFLAGS) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(INIT_CFLAGS) -MD -MP -c -o $@ $<
 $(BIN)/umlaut-init: $(INIT_OBJ)
 	@mkdir -p $(@D)
 	@echo "  LD      umlaut-init"
@@ -202,7 +204,7 @@ FUZZ_ROOMS := lib spec image guest guest/image clusterctl scheduler/serve schedu
 FUZZ_OBJ := $(patsubst %.c,$(O)/obj-fuzz/%.o,$(foreach r,$(FUZZ_ROOMS),$(call room_src,$(r))))
 $(O)/obj-fuzz/%.o: %.c $(O)/flags | $(PROTO_H)
 	@mkdir -p $(@D)
-	$(Q)$(CLANG) -std=gnu11 -O1 -g $(FUZZ_FLAGS) $(DEFS) $(INCS) -w -MMD -MP -c -o $@ $<
+	$(Q)$(CLANG) -std=gnu11 -O1 -g $(FUZZ_FLAGS) $(DEFS) $(INCS) -w -MD -MP -c -o $@ $<
 $(O)/obj-fuzz/gen.o: $(PROTO_C)
 	@mkdir -p $(@D)
 	$(Q)$(CLANG) -std=gnu11 -O1 -g $(FUZZ_FLAGS) $(DEFS) $(INCS) -I$(O)/gen/proto -w -c -o $@ $<
