@@ -16,6 +16,8 @@
 #include "node-agent/report.h"
 #include "node-agent/relay.h"
 
+#define LOCAL_MAX 65536u /* bytes of local.pb */
+
 /* One at a time for each guest, which stays until it is done. */
 struct life_job {
 	struct guest *g;
@@ -24,6 +26,7 @@ struct life_job {
 	bool discard;
 	uint8_t *spec_data, *local_data;
 	size_t spec_size, local_size;
+	uint64_t back_generation; /* of a disk that was kept, and is back */
 	char dir[PATH_MAX - 64], kept[PATH_MAX - 64];
 	/* GUEST_DISK */
 	uint8_t image[MANIFEST_HASH];
@@ -96,13 +99,48 @@ static int write_record(
 
 /* ---------------------------------------------------------------- in the pool */
 
+/* What disk it is that came back, told by the local.pb kept with it, goes into the
+ * record that is about to take its place.  Without one it is made anew. */
+static void take_back(struct life_job *job)
+{
+	Um__AgentGuest *old = NULL, *now = NULL;
+	char path[PATH_MAX];
+	struct buf data;
+
+	buf_init(&data);
+	if (fs_join(path, sizeof(path), job->dir, "local.pb", NULL) == 0 &&
+		fs_read(path, LOCAL_MAX, &data, NULL) == 0)
+		old = um__agent_guest__unpack(NULL, data.size, data.data);
+	now = um__agent_guest__unpack(NULL, job->local_size, job->local_data);
+	if (old && now && !now->disk_generation) {
+		size_t size;
+		uint8_t *packed;
+
+		now->disk_generation = old->disk_generation;
+		size = um__agent_guest__get_packed_size(now);
+		packed = malloc(size ? size : 1);
+		if (packed) {
+			(void)um__agent_guest__pack(now, packed);
+			free(job->local_data);
+			job->local_data = packed;
+			job->local_size = size;
+			job->back_generation = old->disk_generation;
+		}
+	}
+	um__agent_guest__free_unpacked(old, NULL);
+	um__agent_guest__free_unpacked(now, NULL);
+	buf_free(&data);
+}
+
 /* A disk that was kept aside comes back with its folder. */
 static int make_folder(struct life_job *job)
 {
 	if (access(job->dir, F_OK) == 0)
 		return 0;
-	if (rename(job->kept, job->dir) == 0)
+	if (rename(job->kept, job->dir) == 0) {
+		take_back(job);
 		return 0;
+	}
 	return fs_mkdirs(job->dir, 0755, &job->err);
 }
 
@@ -197,6 +235,8 @@ static void life_work(void *arg)
 static void saved(struct guest *g, const struct life_job *job)
 {
 	g->saved_revision = job->revision;
+	if (job->back_generation && !g->disk_generation)
+		g->disk_generation = job->back_generation;
 	boottimes_mark(&g->times, UM__BOOT_STEP__BOOT_SAVED);
 	if (job->discard)
 		g->discard = false;

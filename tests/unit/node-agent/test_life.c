@@ -1,0 +1,478 @@
+/* The life of guests under a whole agent, with a pretended driver and scheduler. */
+#include "tests/unit/node-agent/schedkit.h"
+
+static bool has_phase(struct world *w, void *arg)
+{
+	return told_of(w, 1)->phase == *(Um__Phase *)arg;
+}
+
+static void until_phase(struct world *w, Um__Phase phase)
+{
+	if (!within(w, KIT_MS, has_phase, &phase))
+		fail_msg(
+			"phase %d, not %d: %s", told_of(w, 1)->phase, phase, told_of(w, 1)->reason);
+}
+
+/* One guest that runs. */
+static struct kit_runner *one(struct world *w)
+{
+	until(w, is_here, NULL);
+	(void)want(w, 0);
+	say_all(w);
+	until(w, is_ready, UID(1));
+	return fake_runner(&w->fake, 1);
+}
+
+static void test_start(void **state)
+{
+	struct world *w = *state;
+	struct kit_runner *r = one(w);
+
+	assert_non_null(r);
+	assert_int_equal(w->fake.starts, 1);
+	assert_int_equal(w->fake.fresh, 1);
+	assert_int_equal(w->chunks, 2); /* image and kernel, a chunk each */
+	assert_int_equal(told_of(w, 1)->epoch, 10);
+	assert_int_equal(told_of(w, 1)->disk_generation, 1);
+	assert_true(w->blobs_added >= 2);
+	/* Said again: nothing happens. */
+	say_all(w);
+	assert_false(within(w, 200, never, NULL));
+	assert_int_equal(w->fake.starts, 1);
+	assert_int_equal(w->fake.stops, 0);
+	assert_true(link_lease(w->agent->link) > 0);
+}
+
+static void test_stop_and_start(void **state)
+{
+	struct world *w = *state;
+
+	(void)one(w);
+	w->guests[0].run = false;
+	say_guests(w, false, 0, 1);
+	until_phase(w, UM__PHASE__STOPPED);
+	assert_int_equal(w->fake.stops, 1);
+	assert_int_equal(w->fake.forced, 0);
+	assert_false(fake_runner(&w->fake, 1) && fake_runner(&w->fake, 1)->alive);
+	w->guests[0].run = true;
+	say_guests(w, false, 0, 1);
+	until(w, is_ready, UID(1));
+	assert_int_equal(w->fake.starts, 2);
+	assert_int_equal(w->fake.fresh, 1);	      /* the same disk */
+	assert_int_equal(told_of(w, 1)->restarts, 0); /* not by policy */
+}
+
+static bool generation_is(struct world *w, void *arg)
+{
+	return told_of(w, 1)->generation == *(uint64_t *)arg && is_ready(w, UID(1));
+}
+
+static void test_generations(void **state)
+{
+	struct world *w = *state;
+	uint64_t generation = 2;
+
+	(void)one(w);
+	w->guests[0].generation = 2;
+	say_guests(w, false, 0, 1);
+	until(w, generation_is, &generation);
+	assert_int_equal(w->fake.starts, 2);
+	assert_int_equal(w->fake.fresh, 1);
+	generation = 3;
+	w->guests[0].generation = 3;
+	w->guests[0].disk_generation = 2;
+	w->images[0].id.data = w->image2;
+	say_guests(w, false, 0, 1);
+	until(w, generation_is, &generation);
+	assert_int_equal(w->fake.fresh, 2);
+	assert_int_equal(told_of(w, 1)->disk_generation, 2);
+	assert_int_equal(told_of(w, 1)->restarts, 0);
+}
+
+static bool restarted(struct world *w, void *arg)
+{
+	return told_of(w, 1)->restarts == *(uint32_t *)arg && is_ready(w, UID(1));
+}
+
+/* With the scheduler away, too. */
+static void test_crash_restarts(void **state)
+{
+	struct world *w = *state;
+	uint32_t n = 1;
+	uint64_t before;
+
+	fake_end(one(w), 256 + 9, false);
+	before = proc_mono_ms();
+	until_phase(w, UM__PHASE__FAILED);
+	assert_non_null(strstr(told_of(w, 1)->reason, "it ended; starts again within"));
+	assert_int_equal(told_of(w, 1)->exit_status, 256 + 9);
+	until(w, restarted, &n);
+	assert_true(proc_mono_ms() - before >= 900);
+	assert_int_equal(w->fake.fresh, 1);
+	/* Away: the runner itself is killed. */
+	sched_close(w);
+	fake_die(fake_runner(&w->fake, 1));
+	assert_false(within(w, 2800, never, NULL));
+	assert_int_equal(w->fake.starts, 3);
+	sched_open(w);
+	n = 2;
+	until(w, restarted, &n);
+}
+
+static void test_restart_policies(void **state)
+{
+	struct world *w = *state;
+
+	until(w, is_here, NULL);
+	want(w, 0)->spec->restart = UM__RESTART_POLICY__RESTART_NEVER;
+	want(w, 1)->spec->restart = UM__RESTART_POLICY__RESTART_ON_FAILURE;
+	say_all(w);
+	until(w, is_ready, UID(1));
+	until(w, is_ready, UID(2));
+	fake_end(fake_runner(&w->fake, 1), 1, false);
+	fake_end(fake_runner(&w->fake, 2), 0, false);
+	until_phase(w, UM__PHASE__FAILED);
+	assert_false(within(w, 1300, never, NULL));
+	assert_int_equal(w->fake.starts, 2);
+	assert_int_equal(told_of(w, 2)->phase, UM__PHASE__STOPPED);
+	/* It stays so over a restart of the agent. */
+	restart_all(w);
+	until(w, is_here, NULL);
+	say_all(w);
+	assert_false(within(w, 300, never, NULL));
+	assert_int_equal(w->fake.starts, 2);
+	assert_int_equal(told_of(w, 1)->phase, UM__PHASE__FAILED);
+	assert_string_equal(told_of(w, 1)->reason, "it ended");
+	/* Another generation is another start. */
+	w->guests[0].generation = 2;
+	say_guests(w, false, 0, 1);
+	until(w, is_ready, UID(1));
+}
+
+static void test_epochs(void **state)
+{
+	struct world *w = *state;
+	uint64_t generation = 1;
+
+	(void)one(w);
+	w->guests[0].epoch = 9;
+	w->guests[0].generation = 7;
+	say_guests(w, false, 0, 1);
+	until_phase(w, UM__PHASE__FAILED); /* what is said of epoch 9 */
+	assert_non_null(strstr(told_of(w, 1)->reason, "older than 10"));
+	assert_int_equal(w->fake.stops, 0);
+	w->guests[0].epoch = 11;
+	w->guests[0].generation = 1;
+	say_guests(w, false, 0, 1);
+	until(w, generation_is, &generation);
+	assert_int_equal(fake_runner(&w->fake, 1)->epoch, 11);
+	assert_int_equal(w->fake.starts, 2);
+	/* A removal under an old epoch is none. */
+	{
+		Um__Desired d = UM__DESIRED__INIT;
+		Um__GuestRemove r = UM__GUEST_REMOVE__INIT, *list = &r;
+
+		r.uid = 1;
+		r.epoch = 10;
+		d.removed = &list;
+		d.n_removed = 1;
+		say(w, &d);
+		assert_false(within(w, 200, never, NULL));
+		assert_true(is_ready(w, UID(1)));
+		r.epoch = 11;
+		say(w, &d);
+		until(w, is_gone, UID(1));
+	}
+	/* The fence outlives the guest, and the agent. */
+	restart_all(w);
+	until(w, is_here, NULL);
+	w->guests[0].epoch = 10;
+	say_all(w);
+	until_phase(w, UM__PHASE__FAILED);
+	assert_non_null(strstr(told_of(w, 1)->reason, "older than 11"));
+	assert_int_equal(w->fake.starts, 2);
+}
+
+static bool folder_exists(struct world *w, const char *kind)
+{
+	char path[PATH_MAX];
+
+	(void)snprintf(path, sizeof(path), "%s/%s/0000000000000001", w->config.state, kind);
+	return access(path, F_OK) == 0;
+}
+
+static void test_removed(void **state)
+{
+	struct world *w = *state;
+
+	(void)one(w);
+	assert_true(folder_exists(w, "guests"));
+	w->guest_count = 0;
+	say_all(w); /* a full state without it */
+	until(w, is_gone, UID(1));
+	assert_false(folder_exists(w, "guests"));
+	assert_int_equal(w->fake.forced, 1);
+	assert_null(fake_runner(&w->fake, 1));
+	/* What was never here is gone, too. */
+	{
+		Um__Desired d = UM__DESIRED__INIT;
+		Um__GuestRemove r = UM__GUEST_REMOVE__INIT, *list = &r;
+
+		r.uid = 5;
+		r.epoch = 3;
+		d.removed = &list;
+		d.n_removed = 1;
+		say(w, &d);
+		until(w, is_gone, UID(5));
+	}
+}
+
+static void test_keep_disk(void **state)
+{
+	struct world *w = *state;
+	Um__Desired d = UM__DESIRED__INIT;
+	Um__GuestRemove r = UM__GUEST_REMOVE__INIT, *list = &r;
+
+	(void)one(w);
+	r.uid = 1;
+	r.epoch = 12;
+	r.keep_disk = true;
+	d.removed = &list;
+	d.n_removed = 1;
+	say(w, &d);
+	until(w, is_gone, UID(1));
+	assert_false(folder_exists(w, "guests"));
+	assert_true(folder_exists(w, "kept"));
+	assert_int_equal(w->fake.forced, 0);
+	/* It comes back to its disk. */
+	w->guests[0].epoch = 13;
+	told_of(w, 1)->phase = 0;
+	say_guests(w, false, 0, 1);
+	until(w, is_ready, UID(1));
+	assert_int_equal(w->fake.fresh, 1);
+	assert_false(folder_exists(w, "kept"));
+}
+
+static void test_agent_restart(void **state)
+{
+	struct world *w = *state;
+	struct kit_runner *r = one(w);
+	uint64_t started_at = r->started_at;
+	struct told before = *told_of(w, 1);
+
+	restart_all(w);
+	until(w, is_here, NULL);
+	say_all(w);
+	until(w, is_ready, UID(1));
+	assert_int_equal(w->fake.starts, 1);
+	assert_int_equal(w->fake.adopts, 1);
+	assert_int_equal(w->fake.stops, 0);
+	assert_int_equal(told_of(w, 1)->started_at, started_at);
+	assert_int_equal(told_of(w, 1)->restarts, before.restarts);
+	assert_int_equal(told_of(w, 1)->epoch, before.epoch);
+	/* It ended while the agent was away: restarted by policy, counted once. */
+	loop_down(w);
+	fake_end(r, 256 + 11, false);
+	assert_false(r->alive);
+	loop_up(w);
+	agent_up(w);
+	until(w, is_here, NULL);
+	say_all(w);
+	{
+		uint32_t n = 1;
+
+		until(w, restarted, &n);
+	}
+	assert_int_equal(w->fake.starts, 2);
+	/* The count stays. */
+	restart_all(w);
+	until(w, is_here, NULL);
+	assert_int_equal(told_of(w, 1)->restarts, 1);
+}
+
+/* The agent dies at each event of a start, a crash and a stop in turn: it always
+ * gets there, and never starts a guest twice for one reason. */
+static void test_dies_anywhere(void **state)
+{
+	struct world *w = *state;
+	unsigned crashes = 0;
+
+	for (unsigned k = 1; k < 40; k++) {
+		size_t i = k % 32; /* another guest each time */
+		void *uid = UID(i + 1);
+
+		until(w, is_here, NULL);
+		want(w, i)->epoch = 100 + k;
+		w->guest_count = i + 1;
+		w->fake.starts = 0;
+		w->fake.crash_at = w->fake.events + k;
+		say_guests(w, true, i, 1);
+		if (w->hellos == 0)
+			fail();
+		if (!within(w, KIT_MS, is_ready, uid)) {
+			assert_true(w->fake.crashed);
+			crashes++;
+			restart_all(w);
+			until(w, is_here, NULL);
+			say_guests(w, true, i, 1);
+			until(w, is_ready, uid);
+		}
+		w->fake.crash_at = 0;
+		assert_int_equal(w->fake.starts, 1);
+		/* And away with it, dying on the way. */
+		w->fake.crash_at = w->fake.events + (k % 12) + 1;
+		say_guests(w, true, i, 0);
+		if (!within(w, KIT_MS, is_gone, uid)) {
+			assert_true(w->fake.crashed);
+			crashes++;
+			restart_all(w);
+			until(w, is_here, NULL);
+			say_guests(w, true, i, 0);
+			if (guests_find(w->agent->guests, i + 1))
+				until(w, is_gone, uid);
+		}
+		w->fake.crash_at = 0;
+		for (size_t n = 0; n < KIT_MAX; n++)
+			assert_false(w->fake.runners[n].alive);
+		told_of(w, i + 1)->phase = 0;
+		told_of(w, i + 1)->gone = false;
+	}
+	assert_true(crashes > 10);
+}
+
+static bool has_reason(struct world *w, void *text)
+{
+	return strstr(told_of(w, 1)->reason, text) != NULL;
+}
+
+static void test_troubles(void **state)
+{
+	struct world *w = *state;
+
+	until(w, is_here, NULL);
+	w->with_nics = true;
+	(void)want(w, 0);
+	w->fake.fail_disk = 1;
+	w->fake.fail_port = 1;
+	w->fake.fail_start = 1;
+	say_all(w);
+	until(w, has_reason, (void *)(uintptr_t) "disk: the disk is full; tried again");
+	until(w, has_reason, (void *)(uintptr_t) "eth0: no bridge; tried again");
+	until(w, has_reason, (void *)(uintptr_t) "no more descriptors; tried again");
+	until(w, is_ready, UID(1));
+	assert_int_equal(w->fake.starts, 1);
+	assert_string_equal(told_of(w, 1)->reason, "");
+}
+
+static bool none_fetched(struct world *w, void *arg)
+{
+	(void)arg;
+	return told_of(w, 1)->phase == UM__PHASE__FETCHING &&
+	       strstr(told_of(w, 1)->reason, "image: artefact");
+}
+
+static void test_missing_image(void **state)
+{
+	struct world *w = *state;
+	uint8_t nothing[MANIFEST_HASH] = {1};
+
+	until(w, is_here, NULL);
+	(void)want(w, 0);
+	w->images[0].id.data = nothing;
+	say_all(w);
+	until(w, none_fetched, NULL);
+	/* The lab is changed to an image that there is. */
+	w->images[0].id.data = w->image;
+	w->guests[0].generation = 2;
+	say_guests(w, false, 0, 1);
+	until(w, is_ready, UID(1));
+}
+
+static bool some_started(struct world *w, void *count)
+{
+	return w->fake.starts == (unsigned)(uintptr_t)count;
+}
+
+static bool all_said(struct world *w, void *arg)
+{
+	unsigned waiting = 0;
+
+	(void)arg;
+	for (uint64_t uid = 1; uid <= 6; uid++)
+		waiting += strcmp(told_of(w, uid)->reason, "waiting for a boot slot") == 0;
+	return waiting == 4;
+}
+
+static void test_boot_slots(void **state)
+{
+	struct world *w = *state;
+
+	/* Two at once. */
+	loop_down(w);
+	w->config.boots = 2;
+	w->fake.manual = true;
+	loop_up(w);
+	agent_up(w);
+	until(w, is_here, NULL);
+	for (size_t i = 0; i < 6; i++)
+		(void)want(w, i);
+	say_all(w);
+	until(w, some_started, UID(2));
+	until(w, all_said, NULL);
+	for (unsigned done = 0; done < 6; done++) {
+		for (uint64_t uid = 1; uid <= 6; uid++) {
+			struct kit_runner *r = fake_runner(&w->fake, uid);
+
+			if (r && r->phase == UM__PHASE__STARTING) {
+				fake_run_up(r);
+				until(w, is_ready, UID(uid));
+				break;
+			}
+		}
+	}
+	assert_int_equal(w->fake.starts, 6);
+	assert_int_equal(w->fake.starting_max, 2);
+}
+
+/* A runner that does not stop is killed in the end. */
+static bool was_killed(struct world *w, void *arg)
+{
+	(void)arg;
+	return w->fake.kills > 0;
+}
+
+static void test_deaf_runner(void **state)
+{
+	struct world *w = *state;
+
+	(void)one(w);
+	w->fake.deaf = true;
+	w->guest_count = 0;
+	say_all(w); /* by force: no time to end cleanly */
+	until(w, was_killed, NULL);
+	until(w, is_gone, UID(1));
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, world_setup, world_teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(test_start),
+		T(test_stop_and_start),
+		T(test_generations),
+		T(test_crash_restarts),
+		T(test_restart_policies),
+		T(test_epochs),
+		T(test_removed),
+		T(test_keep_disk),
+		T(test_agent_restart),
+		T(test_dies_anywhere),
+		T(test_troubles),
+		T(test_missing_image),
+		T(test_boot_slots),
+		T(test_deaf_runner),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
