@@ -37,17 +37,34 @@ bool lab_is_bad(const struct lab_ctx *ctx, const struct ynode *node, const char 
 	return false;
 }
 
-void lab_complain(struct lab_ctx *ctx, const struct ynode *node, const char *fmt, ...)
+static void complain(struct lab_ctx *ctx, const struct ynode *node, struct mark mark,
+	const char *fmt, va_list ap)
 {
 	char text[ERR_MSG_SIZE];
+
+	(void)vsnprintf(text, sizeof(text), fmt, ap);
+	diag_add(ctx->diags, ctx->file, mark, "%s%s%s", ctx->key ? ctx->key : "",
+		ctx->key ? ": " : "", text);
+	note_bad(ctx, node, NULL);
+}
+
+void lab_complain(struct lab_ctx *ctx, const struct ynode *node, const char *fmt, ...)
+{
 	va_list ap;
 
 	va_start(ap, fmt);
-	(void)vsnprintf(text, sizeof(text), fmt, ap);
+	complain(ctx, node, node->mark, fmt, ap);
 	va_end(ap);
-	diag_add(ctx->diags, ctx->file, node->mark, "%s%s%s", ctx->key ? ctx->key : "",
-		ctx->key ? ": " : "", text);
-	note_bad(ctx, node, NULL);
+}
+
+void lab_complain_at(
+	struct lab_ctx *ctx, const struct ynode *node, size_t offset, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	complain(ctx, node, ynode_at(node, offset), fmt, ap);
+	va_end(ap);
 }
 
 bool lab_expect(struct lab_ctx *ctx, const struct ynode *node, enum ynode_kind kind)
@@ -197,6 +214,14 @@ static void read_number(struct lab_ctx *ctx, const struct ynode *node, enum lab_
 		*(uint32_t *)at = (uint32_t)v;
 }
 
+static void read_bool(struct lab_ctx *ctx, const struct ynode *node, protobuf_c_boolean *out)
+{
+	if (strcmp(node->text, "true") == 0 || strcmp(node->text, "false") == 0)
+		*out = node->text[0] == 't';
+	else
+		lab_complain(ctx, node, "'%.40s' is neither true nor false", node->text);
+}
+
 /* "0755", 0755, 755 and 0o755 are the same: modes are octal. */
 static void read_mode(struct lab_ctx *ctx, const struct ynode *node, uint32_t *out)
 {
@@ -266,6 +291,9 @@ static void read_scalar(
 		break;
 	case LAB_MODE:
 		read_mode(ctx, node, at);
+		break;
+	case LAB_BOOL:
+		read_bool(ctx, node, at);
 		break;
 	case LAB_WORD:
 	case LAB_ENUM:

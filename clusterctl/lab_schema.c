@@ -185,7 +185,7 @@ static void read_files(struct lab_ctx *ctx, const struct ynode *node, void *msg)
 		read_file(ctx, node->items[i], msg);
 }
 
-/* ---- routes, readiness, placement ---- */
+/* ---- routes, readiness ---- */
 
 static const struct lab_field route_fields[] = {
 	{"to", LAB_TEXT, FIELD(RouteSpec, to), NULL, NULL, NULL},
@@ -234,17 +234,6 @@ static const struct lab_field ready_fields[] = {
 	{"timeout", LAB_TIME, FIELD(ReadyProbe, timeout_ms), NULL, NULL, NULL},
 };
 
-static const char *const strategies[] = {"default", "spread", "pack", NULL};
-
-static const struct lab_field placement_fields[] = {
-	{"strategy", LAB_ENUM, FIELD(Placement, strategy), strategies, NULL, NULL},
-	{"host", LAB_TEXT, FIELD(Placement, host), NULL, NULL, NULL},
-	{"host_labels", LAB_MAP, FIELD(Placement, n_host_labels), NULL,
-		&um__placement__host_labels_entry__descriptor, NULL},
-	{"priority", LAB_I32, FIELD(Placement, priority), NULL, NULL, NULL},
-	{"max_per_host", LAB_U32, FIELD(Placement, max_per_host), NULL, NULL, NULL},
-};
-
 /* A message of its own in a field: made once, also when the key comes again
  * through the defaults. */
 static void read_ready(struct lab_ctx *ctx, const struct ynode *node, void *msg)
@@ -262,19 +251,6 @@ static void read_ready(struct lab_ctx *ctx, const struct ynode *node, void *msg)
 		lab_read(ctx, node, &lab_ready, guest->ready);
 	else
 		read_exec(ctx, node, guest->ready);
-}
-
-static void read_placement(struct lab_ctx *ctx, const struct ynode *node, void *msg)
-{
-	Um__GuestSpec *guest = msg;
-
-	guest->placement = malloc(sizeof(*guest->placement));
-	if (!guest->placement) {
-		ctx->failed = true;
-		return;
-	}
-	um__placement__init(guest->placement);
-	lab_read(ctx, node, &lab_placement, guest->placement);
 }
 
 /* ---- guests ---- */
@@ -303,7 +279,7 @@ static const struct lab_field guest_fields[] = {
 	{"ready", LAB_OTHER, 0, NULL, NULL, read_ready},
 	{"restart", LAB_ENUM, FIELD(GuestSpec, restart), policies, NULL, NULL},
 	{"stop_timeout", LAB_TIME, FIELD(GuestSpec, stop_timeout_ms), NULL, NULL, NULL},
-	{"placement", LAB_OTHER, 0, NULL, NULL, read_placement},
+	{"placement", LAB_OTHER, 0, NULL, NULL, lab_read_placement},
 	{"kernel_args", LAB_TEXT, FIELD(GuestSpec, kernel_args), NULL, NULL, NULL},
 	{"labels", LAB_MAP, FIELD(GuestSpec, n_labels), NULL,
 		&um__guest_spec__labels_entry__descriptor, NULL},
@@ -455,19 +431,15 @@ static const struct lab_field top_fields[] = {
 	{"networks", LAB_OTHER, 0, NULL, NULL, read_networks},
 	{"defaults", LAB_OTHER, 0, NULL, NULL, read_defaults},
 	{"guests", LAB_OTHER, 0, NULL, NULL, read_guests},
+	{"gang", LAB_BOOL, FIELD(DeploymentSpec, gang), NULL, NULL, NULL},
 };
 
-#define TABLE(title, fields)                                        \
-	{                                                           \
-		title, fields, sizeof(fields) / sizeof((fields)[0]) \
-	}
-const struct lab_table lab_top = TABLE("a lab", top_fields);
-const struct lab_table lab_network = TABLE("a network", network_fields);
-const struct lab_table lab_guest = TABLE("a guest", guest_fields);
-const struct lab_table lab_nic = TABLE("an interface", nic_fields);
-const struct lab_table lab_file = TABLE("a file", file_fields);
-const struct lab_table lab_route = TABLE("a route", route_fields);
-const struct lab_table lab_ready = TABLE("ready", ready_fields);
-const struct lab_table lab_placement = TABLE("placement", placement_fields);
-const struct lab_table *const lab_tables[8] = {&lab_top, &lab_network, &lab_guest, &lab_nic,
-	&lab_file, &lab_route, &lab_ready, &lab_placement};
+const struct lab_table lab_top = LAB_TABLE("a lab", top_fields);
+const struct lab_table lab_network = LAB_TABLE("a network", network_fields);
+const struct lab_table lab_guest = LAB_TABLE("a guest", guest_fields);
+const struct lab_table lab_nic = LAB_TABLE("an interface", nic_fields);
+const struct lab_table lab_file = LAB_TABLE("a file", file_fields);
+const struct lab_table lab_route = LAB_TABLE("a route", route_fields);
+const struct lab_table lab_ready = LAB_TABLE("ready", ready_fields);
+const struct lab_table *const lab_tables[10] = {&lab_top, &lab_network, &lab_guest, &lab_nic,
+	&lab_file, &lab_route, &lab_ready, &lab_placement, &lab_neighbour, &lab_spread};

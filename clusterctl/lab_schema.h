@@ -16,6 +16,7 @@
  *  U32     a number                         uint32_t
  *  I32     a number, also negative          int32_t
  *  MODE    octal digits                     uint32_t
+ *  BOOL    true or false                    protobuf_c_boolean
  *  MAP     texts under texts                size_t n; entries **
  *  OTHER   see `read`                       anything
  */
@@ -29,6 +30,7 @@ enum lab_type {
 	LAB_U32,
 	LAB_I32,
 	LAB_MODE,
+	LAB_BOOL,
 	LAB_MAP,
 	LAB_OTHER
 };
@@ -50,9 +52,16 @@ struct lab_table {
 	size_t count;
 };
 
+#define LAB_TABLE(title, fields)                                    \
+	{                                                           \
+		title, fields, sizeof(fields) / sizeof((fields)[0]) \
+	}
+/* lab_place.c: a guest's `placement` into its Um__GuestSpec MSG. */
+void lab_read_placement(struct lab_ctx *ctx, const struct ynode *node, void *msg);
+
 extern const struct lab_table lab_top, lab_network, lab_guest, lab_nic, lab_file, lab_route,
-	lab_ready, lab_placement;
-extern const struct lab_table *const lab_tables[8];
+	lab_ready, lab_placement, lab_neighbour, lab_spread;
+extern const struct lab_table *const lab_tables[10];
 
 /* ---- what the readers share (lab_read.c) ---- */
 
@@ -78,6 +87,9 @@ struct lab_ctx {
 
 void lab_complain(struct lab_ctx *ctx, const struct ynode *node, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
+/* The same about the text's byte OFFSET. */
+void lab_complain_at(struct lab_ctx *ctx, const struct ynode *node, size_t offset, const char *fmt,
+	...) __attribute__((format(printf, 4, 5)));
 bool lab_is_bad(const struct lab_ctx *ctx, const struct ynode *node, const char *key);
 /* NODE must be of that kind, else a complaint and false. */
 bool lab_expect(struct lab_ctx *ctx, const struct ynode *node, enum ynode_kind kind);

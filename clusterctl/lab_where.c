@@ -49,8 +49,10 @@ static bool step_index(struct walk *w, const char *path)
 	} else if (w->node->kind == YNODE_MAP && i < w->node->count) {
 		w->mark = w->node->pairs[i].key->mark;
 		w->node = w->node->pairs[i].value;
-	} else {
+	} else if (w->node->kind != YNODE_SCALAR || i) {
 		return false;
+	} else {
+		w->mark = w->node->mark; /* an item that stands for a list of it */
 	}
 	w->rest = end + 1;
 	return true;

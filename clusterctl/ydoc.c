@@ -141,7 +141,25 @@ static int check_tag(struct build *b, const yaml_char_t *tag, struct mark mark)
 	if (!tag)
 		return 0;
 	return refuse(b, mark,
-		err_set(b->err, -EINVAL, "the tag '%.60s' is not supported", (const char *)tag));
+		err_set(b->err, -EINVAL,
+			"the tag '%.60s' is not supported (a text that starts with '!' needs "
+			"quotes)",
+			(const char *)tag));
+}
+
+/* Where the text begins, when it stands in its line as it is: the columns from
+ * start to end are then its own, and those of two quotes. */
+static uint32_t text_column(const yaml_event_t *e, const struct ynode *node)
+{
+	yaml_scalar_style_t style = e->data.scalar.style;
+	uint32_t quote = style == YAML_PLAIN_SCALAR_STYLE ? 0 : 1;
+
+	if (style == YAML_LITERAL_SCALAR_STYLE || style == YAML_FOLDED_SCALAR_STYLE ||
+		e->start_mark.line != e->end_mark.line ||
+		e->end_mark.column - e->start_mark.column !=
+			ynode_columns(node->text, node->size) + 2 * (size_t)quote)
+		return 0;
+	return node->mark.column + quote;
 }
 
 static int on_scalar(struct build *b, const yaml_event_t *e)
@@ -166,6 +184,7 @@ static int on_scalar(struct build *b, const yaml_event_t *e)
 	text[size] = 0;
 	node->text = text;
 	node->size = size;
+	node->column = text_column(e, node);
 	node->plain = e->data.scalar.style == YAML_PLAIN_SCALAR_STYLE &&
 		      (!e->data.scalar.tag ||
 			      strcmp((const char *)e->data.scalar.tag, YAML_STR_TAG) != 0);

@@ -36,6 +36,7 @@ struct ynode {
 	uint32_t weight;      /* nodes it stands for, itself included */
 	const char *text;     /* scalar, terminated */
 	size_t size;	      /* of the text */
+	uint32_t column;      /* of the text's first byte, where it stands as it is; or 0 */
 	struct ynode **items; /* list */
 	struct ypair *pairs;  /* map */
 	size_t count;	      /* of items or pairs */
@@ -63,6 +64,10 @@ const struct ynode *ynode_get(const struct ynode *map, const char *key, const st
 bool ynode_is_null(const struct ynode *node);
 /* "a text", "a list", "a map", "nothing" */
 const char *ynode_kind_text(const struct ynode *node);
+
+/* The place of the text's byte OFFSET; the node's own where that is not known (a
+ * text over several lines, or with escapes). */
+struct mark ynode_at(const struct ynode *node, size_t offset);
 
 /* A new map with the pairs of UPPER, and those of LOWER that UPPER has not.
  * Where a key is in both, in DEEP (NULL-terminated), and both are maps, the two

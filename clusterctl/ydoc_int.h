@@ -20,4 +20,7 @@ const struct ypair **ypairs_sorted(const struct ypair *pairs, size_t count);
  * the new count, SIZE_MAX when memory is short. */
 size_t ypairs_add(struct ypair *out, size_t count, const struct ynode *from);
 
+/* Columns that SIZE bytes of UTF-8 take. */
+size_t ynode_columns(const char *text, size_t size);
+
 #endif

@@ -124,6 +124,24 @@ const char *ynode_kind_text(const struct ynode *node)
 	return ynode_is_null(node) ? "nothing" : "a text";
 }
 
+size_t ynode_columns(const char *text, size_t size)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < size; i++)
+		n += ((unsigned char)text[i] & 0xc0) != 0x80;
+	return n;
+}
+
+struct mark ynode_at(const struct ynode *node, size_t offset)
+{
+	struct mark mark = node->mark;
+
+	if (node->kind == YNODE_SCALAR && node->column && offset <= node->size)
+		mark.column = node->column + (uint32_t)ynode_columns(node->text, offset);
+	return mark;
+}
+
 static bool among(const char *const *list, const char *word)
 {
 	for (; list && *list; list++)

@@ -7,6 +7,8 @@
 
 #include "spec/spec_int.h"
 
+#define SUGGEST_MAX 4096 /* names among which a misspelt one is sought */
+
 const char *check_at(char buf[SPEC_WHERE], const char *where, const char *field)
 {
 	if (str_format(buf, SPEC_WHERE, "%s%s%s", where, *where ? "." : "", field) < 0)
@@ -32,15 +34,11 @@ void check_add(struct check *c, const char *where, const char *field, struct err
 void check_labels(
 	struct check *c, const char *where, const char *key, const char *value, struct seen *seen)
 {
-	size_t n = strlen(key);
 	char at[SPEC_WHERE];
-	bool first, good = n > 0 && n <= SPEC_LABEL_KEY_MAX;
+	bool first;
 
-	for (const char *p = key; good && *p; p++)
-		good = (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') ||
-		       (*p >= '0' && *p <= '9') || strchr("._/-", *p);
 	check_at(at, where, key);
-	if (!good)
+	if (!spec_is_label_key(key))
 		spec_errors_add(c->out, at,
 			"label '%.80s' must be 1 to %d letters, digits, '.', '_', '/' or '-'", key,
 			SPEC_LABEL_KEY_MAX);
@@ -132,8 +130,13 @@ static void check_groups(struct check *c)
 {
 	bool first;
 
-	for (size_t i = 0; i < c->spec->n_groups; i++)
+	if (c->spec->n_groups <= SUGGEST_MAX)
+		c->group_list = calloc(c->spec->n_groups + 1, sizeof(*c->group_list));
+	for (size_t i = 0; i < c->spec->n_groups; i++) {
 		(void)seen_put(&c->group_names, c->spec->groups[i]->name, i, &first);
+		if (c->group_list)
+			c->group_list[i] = c->spec->groups[i]->name;
+	}
 	for (size_t i = 0; i < c->spec->n_groups; i++)
 		check_group(c, i);
 	if (c->guests > SPEC_GUESTS_MAX)
@@ -164,6 +167,7 @@ int spec_check(const Um__DeploymentSpec *spec, struct spec_errors *out)
 	check_deployment_labels(&c);
 	check_networks(&c);
 	check_groups(&c);
+	check_circles(&c);
 	check_network_room(&c);
 out:
 	out->failed |=
@@ -174,5 +178,6 @@ out:
 	seen_free(&c.macs);
 	free(c.nets);
 	free(c.net_list);
+	free(c.group_list);
 	return out->failed ? -ENOMEM : (int)(out->count + out->dropped - before);
 }

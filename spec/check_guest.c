@@ -234,33 +234,6 @@ static void check_ready(struct check *c, const Um__ReadyProbe *r, const char *wh
 		spec_errors_add(c->out, check_at(at, where, "timeout"), "longer than 1d");
 }
 
-static void check_placement(struct check *c, const Um__Placement *p, const char *where)
-{
-	struct err err = ERR_INIT;
-	struct seen seen;
-	char at[SPEC_WHERE];
-
-	if (given(p->host) && str_check_name("host", p->host, &err) < 0)
-		check_add(c, where, "host", &err);
-	if (p->strategy != UM__STRATEGY__STRATEGY_DEFAULT && p->strategy != UM__STRATEGY__SPREAD &&
-		p->strategy != UM__STRATEGY__PACK)
-		spec_errors_add(c->out, check_at(at, where, "strategy"),
-			"strategy %d is unknown (spread, pack)", (int)p->strategy);
-	if (p->priority < -SPEC_PRIORITY_MAX || p->priority > SPEC_PRIORITY_MAX)
-		spec_errors_add(c->out, check_at(at, where, "priority"),
-			"%d is not within %d to %d", p->priority, -SPEC_PRIORITY_MAX,
-			SPEC_PRIORITY_MAX);
-	check_at(at, where, "host_labels");
-	if (p->n_host_labels > SPEC_HOST_LABELS_MAX)
-		spec_errors_add(c->out, at, "%zu labels are more than %d", p->n_host_labels,
-			SPEC_HOST_LABELS_MAX);
-	seen_init(&seen);
-	for (size_t i = 0; i < p->n_host_labels && i < SPEC_HOST_LABELS_MAX; i++)
-		check_labels(c, at, p->host_labels[i]->key, p->host_labels[i]->value, &seen);
-	c->out->failed |= seen.failed;
-	seen_free(&seen);
-}
-
 /* Host names: RFC 1123, also with dots; what sethostname(2) takes. */
 static void check_hostname(
 	struct check *c, const Um__GroupSpec *group, const char *name, const char *where)
@@ -333,7 +306,7 @@ void check_guest(struct check *c, size_t group, const char *where)
 	if (g->ready)
 		check_ready(c, g->ready, check_at(at, where, "ready"));
 	if (g->placement)
-		check_placement(c, g->placement, check_at(at, where, "placement"));
+		check_placement(c, group, check_at(at, where, "placement"));
 	check_at(at, where, "labels");
 	if (g->n_labels > SPEC_LABELS_MAX)
 		spec_errors_add(

@@ -152,6 +152,117 @@ static void diff_boot_parts(struct diff *d)
 		note(d, SPEC_RESTART, "run changed");
 }
 
+/* ---- placement, as the YAML has it ---- */
+
+typedef void place_fn(const Um__Placement *p, struct buf *out);
+
+static void exprs_text(const Um__Placement *p, bool preferred, struct buf *out)
+{
+	for (size_t i = 0; i < p->n_where; i++) {
+		if (p->where[i]->preferred != preferred)
+			continue;
+		buf_add_str(out, out->size ? ", " : "");
+		spec_expr_text(p->where[i], out);
+	}
+}
+
+static void where_text(const Um__Placement *p, struct buf *out)
+{
+	exprs_text(p, false, out);
+}
+
+static void prefer_text(const Um__Placement *p, struct buf *out)
+{
+	exprs_text(p, true, out);
+}
+
+static void tolerate_text(const Um__Placement *p, struct buf *out)
+{
+	for (size_t i = 0; i < p->n_tolerate; i++) {
+		buf_add_str(out, i ? ", " : "");
+		spec_toleration_text(p->tolerate[i], out);
+	}
+}
+
+static void affinity_text(const Um__Placement *p, bool apart, struct buf *out)
+{
+	for (size_t i = 0; i < p->n_affinity; i++) {
+		const Um__Affinity *a = p->affinity[i];
+
+		if (a->apart == apart)
+			buf_printf(out, "%s%s%s%s%s", out->size ? ", " : "", a->guest,
+				given(a->over) ? " over " : "", given(a->over) ? a->over : "",
+				a->preferred ? " preferred" : "");
+	}
+}
+
+static void with_text(const Um__Placement *p, struct buf *out)
+{
+	affinity_text(p, false, out);
+}
+
+static void apart_text(const Um__Placement *p, struct buf *out)
+{
+	affinity_text(p, true, out);
+}
+
+static void spread_text(const Um__Placement *p, struct buf *out)
+{
+	for (size_t i = 0; i < p->n_spread; i++)
+		buf_printf(out, "%s%s by %u%s", i ? ", " : "", p->spread[i]->over,
+			p->spread[i]->max_skew, p->spread[i]->preferred ? " preferred" : "");
+}
+
+static void numbers_text(const Um__Placement *p, struct buf *out)
+{
+	static const char *const names[] = {"", "spread", "pack"};
+
+	if (p->strategy != UM__STRATEGY__STRATEGY_DEFAULT)
+		buf_printf(out, "%s%s", out->size ? ", " : "",
+			(unsigned)p->strategy < 3 ? names[(unsigned)p->strategy] : "?");
+	if (given(p->host))
+		buf_printf(out, "%shost %s", out->size ? ", " : "", p->host);
+	if (p->exclusive)
+		buf_printf(out, "%sexclusive", out->size ? ", " : "");
+	if (p->max_per_host)
+		buf_printf(out, "%s%u per host", out->size ? ", " : "", p->max_per_host);
+	if (p->priority)
+		buf_printf(out, "%spriority %d", out->size ? ", " : "", p->priority);
+}
+
+static void diff_placement(struct diff *d)
+{
+	static const struct {
+		const char *name;
+		place_fn *text;
+	} parts[] = {{"placement", numbers_text}, {"where", where_text}, {"prefer", prefer_text},
+		{"tolerate", tolerate_text}, {"with", with_text}, {"apart", apart_text},
+		{"spread", spread_text}};
+	static const Um__Placement nothing = UM__PLACEMENT__INIT;
+	const Um__Placement *old = d->old->placement ? d->old->placement : &nothing;
+	const Um__Placement *new = d->new->placement ? d->new->placement : &nothing;
+	bool told = false;
+
+	if (!PART_DIFFERS(d, spec_live_hash, (to->placement = from->placement)))
+		return;
+	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+		struct buf a, b;
+
+		buf_init(&a);
+		buf_init(&b);
+		parts[i].text(old, &a);
+		parts[i].text(new, &b);
+		if (strcmp(buf_text(&a), buf_text(&b)) != 0) {
+			change(d, SPEC_LIVE, parts[i].name, buf_text(&a), buf_text(&b));
+			told = true;
+		}
+		buf_free(&a);
+		buf_free(&b);
+	}
+	if (!told)
+		note(d, SPEC_LIVE, "host_labels changed");
+}
+
 static void diff_live_parts(struct diff *d)
 {
 	static const char *const policy[] = {"always", "on-failure", "never"};
@@ -159,8 +270,7 @@ static void diff_live_parts(struct diff *d)
 
 	if (a != b)
 		change(d, SPEC_LIVE, "restart", a < 3 ? policy[a] : "?", b < 3 ? policy[b] : "?");
-	if (PART_DIFFERS(d, spec_live_hash, (to->placement = from->placement)))
-		note(d, SPEC_LIVE, "placement changed");
+	diff_placement(d);
 	if (PART_DIFFERS(
 		    d, spec_live_hash, (to->n_labels = from->n_labels, to->labels = from->labels)))
 		note(d, SPEC_LIVE, "labels changed");

@@ -145,6 +145,48 @@ static void add_disk(struct form *f, const Um__GuestSpec *g)
 	add_u64(f, 11, g->disk_bytes);
 }
 
+static void add_exprs(struct form *f, unsigned field, const Um__Placement *p)
+{
+	add_u64(f, field, p ? p->n_where : 0);
+	for (size_t i = 0; p && i < p->n_where; i++) {
+		const Um__LabelExpr *e = p->where[i];
+
+		add_str(f, 1, e->key);
+		add_u64(f, 2, (uint64_t)e->op);
+		add_u64(f, 3, e->n_values);
+		for (size_t k = 0; k < e->n_values; k++)
+			add_str(f, 3, e->values[k]);
+		add_u64(f, 4, (uint64_t)e->number);
+		add_u64(f, 5, e->preferred ? 1 : 0);
+	}
+}
+
+/* Where a guest is to be beside what its host offers. */
+static void add_rules(struct form *f, unsigned field, const Um__Placement *p)
+{
+	add_exprs(f, field, p);
+	add_u64(f, field, p ? p->n_tolerate : 0);
+	for (size_t i = 0; p && i < p->n_tolerate; i++) {
+		add_str(f, 1, p->tolerate[i]->key);
+		add_str(f, 2, p->tolerate[i]->value);
+		add_u64(f, 3, p->tolerate[i]->any_value ? 1 : 0);
+	}
+	add_u64(f, field, p ? p->n_affinity : 0);
+	for (size_t i = 0; p && i < p->n_affinity; i++) {
+		add_str(f, 1, p->affinity[i]->guest);
+		add_str(f, 2, p->affinity[i]->over);
+		add_u64(f, 3, p->affinity[i]->apart ? 1 : 0);
+		add_u64(f, 4, p->affinity[i]->preferred ? 1 : 0);
+	}
+	add_u64(f, field, p ? p->n_spread : 0);
+	for (size_t i = 0; p && i < p->n_spread; i++) {
+		add_str(f, 1, p->spread[i]->over);
+		add_u64(f, 2, p->spread[i]->max_skew);
+		add_u64(f, 3, p->spread[i]->preferred ? 1 : 0);
+	}
+	add_u64(f, field, p && p->exclusive ? 1 : 0);
+}
+
 static void add_live(struct form *f, const Um__GuestSpec *g)
 {
 	const Um__Placement *p = g->placement;
@@ -155,6 +197,7 @@ static void add_live(struct form *f, const Um__GuestSpec *g)
 	add_map(f, 10, p ? p->host_labels : NULL, p ? p->n_host_labels : 0);
 	add_u64(f, 10, p ? (uint64_t)(int64_t)p->priority : 0);
 	add_u64(f, 10, p ? p->max_per_host : 0);
+	add_rules(f, 10, p);
 	add_map(f, 17, g->labels, g->n_labels);
 	add_u64(f, 18, g->stop_timeout_ms ? g->stop_timeout_ms : SPEC_DEFAULT_STOP_TIMEOUT);
 }
@@ -241,5 +284,6 @@ uint64_t spec_hash(const Um__DeploymentSpec *spec)
 		add_live(&f, g->guest);
 	}
 	add_map(&f, 4, spec->labels, spec->n_labels);
+	add_u64(&f, 5, spec->gang ? 1 : 0);
 	return form_end(&f);
 }

@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "lib/buf.h"
 #include "lib/err.h"
 #include "lib/str.h"
 #include "proto/umlaut.pb-c.h"
@@ -41,6 +42,12 @@
 #define SPEC_ROUTES_MAX 256
 #define SPEC_LABELS_MAX 64
 #define SPEC_HOST_LABELS_MAX 16
+#define SPEC_EXPRS_MAX 16  /* where, prefer and host_labels together */
+#define SPEC_VALUES_MAX 16 /* of one expression */
+#define SPEC_TOLERATIONS_MAX 16
+#define SPEC_AFFINITIES_MAX 16 /* with and apart together */
+#define SPEC_SPREADS_MAX 4
+#define SPEC_HOST_LABEL_MAX 63 /* bytes of a host's label's value */
 #define SPEC_LABEL_KEY_MAX 63
 #define SPEC_LABEL_VALUE_MAX 255
 #define SPEC_KERNEL_ARGS_MAX 1024
@@ -99,6 +106,22 @@ bool spec_is_artefact_id(const char *name);
  * the offending one, within ARGS, and its length (NULL and 0 for other errors). */
 int spec_check_kernel_args(const char *args, const char **text, size_t *length, struct err *err);
 
+/* ---- requirements of placement as texts ---- */
+
+/* 1 to 63 letters, digits, '.', '_', '/' or '-'. */
+bool spec_is_label_key(const char *key);
+/* An expression over the hosts' labels:
+ *   "zone = a"  "zone != a"  "zone in (a, b)"  "zone not in (a, b)"
+ *   "ssd"  "!ssd" or "not ssd"  "cores >= 8"  "cores <= 8"
+ * A value that is no plain word stands in quotes.  OUT was initialised; its key
+ * and values are malloc'd, `preferred` stays.  -EINVAL: *AT is the byte of TEXT
+ * where the mistake is; OUT may be half filled. */
+int spec_expr_parse(const char *text, Um__LabelExpr *out, size_t *at, struct err *err);
+void spec_expr_text(const Um__LabelExpr *expr, struct buf *out);
+/* "KEY", "KEY=VALUE", "*".  As above. */
+int spec_toleration_parse(const char *text, Um__Toleration *out, size_t *at, struct err *err);
+void spec_toleration_text(const Um__Toleration *toleration, struct buf *out);
+
 /* ---- defaults ---- */
 
 /* Fills in what is not given, in place (strings with malloc, so that
@@ -117,13 +140,17 @@ const Um__GroupSpec *spec_find_guest(const Um__DeploymentSpec *spec, const char 
 
 /* ---- what a change means ---- */
 
-/*  effect     what it takes                                  fields
- *  NONE       nothing changed
- *  LIVE       noted; nothing happens to running guests        restart, placement, labels,
- * stop_timeout RESTART    the guest is restarted, its disk is kept        kernel, memory, cpus,
- * networks, env, files, run, routes, hostname, init, ready, kernel_args DISK       the guest is
- * restarted with a new disk          image, disk
+/* clang-format off */
+/*  effect   what it takes                                 fields
+ *  NONE     nothing changed
+ *  LIVE     noted; nothing happens to running guests      restart, placement, labels,
+ *                                                         stop_timeout
+ *  RESTART  the guest is restarted, its disk is kept      kernel, memory, cpus, networks,
+ *                                                         env, files, run, routes, hostname,
+ *                                                         init, ready, kernel_args
+ *  DISK     the guest is restarted with a new disk        image, disk
  */
+/* clang-format on */
 enum spec_effect { SPEC_NONE, SPEC_LIVE, SPEC_RESTART, SPEC_DISK };
 
 /* Equal exactly when no field of that effect differs (64 bits of SHA-256 over a

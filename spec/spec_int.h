@@ -5,6 +5,8 @@
 #include "lib/net.h"
 #include "spec/spec.h"
 
+/* Of the keys of labels and taints. */
+#define LABEL_CHARS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-"
 #define SPEC_WHERE 512 /* a path: longer ones are cut */
 
 /* A set of keys that were seen, with where. */
@@ -40,7 +42,8 @@ struct check {
 	struct seen group_names;
 	struct seen addresses; /* "lan 10.1.0.1" -> index of the group */
 	struct seen macs;
-	const char **net_list; /* for suggestions */
+	const char **net_list;	 /* for suggestions */
+	const char **group_list; /* NULL: too many for that */
 	uint64_t guests;
 };
 
@@ -52,6 +55,12 @@ void check_nics(struct check *c, size_t group, const char *where);
 void check_routes(struct check *c, const Um__GuestSpec *g, const char *where);
 /* check_guest.c */
 void check_guest(struct check *c, size_t group, const char *where);
+/* check_place.c */
+void check_placement(struct check *c, size_t group, const char *where);
+/* check_with.c */
+void check_affinities(struct check *c, size_t group, const char *where);
+void check_circles(struct check *c);
+/* check.c */
 void check_labels(
 	struct check *c, const char *where, const char *key, const char *value, struct seen *seen);
 

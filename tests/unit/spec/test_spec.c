@@ -393,7 +393,7 @@ static void test_changes(void **state)
 		{"run", set_run, SPEC_RESTART, "2 run changed|"},
 		{"ready", set_ready, SPEC_RESTART, "2 ready changed|"},
 		{"restart", set_restart, SPEC_LIVE, "1 restart: always -> never|"},
-		{"placement", set_host, SPEC_LIVE, "1 placement changed|"},
+		{"placement", set_host, SPEC_LIVE, "1 placement: none -> host h1|"},
 		{"stop_timeout", set_stop, SPEC_LIVE, "1 stop_timeout changed|"},
 	};
 
