@@ -54,7 +54,7 @@ int zctx_new(struct zctx **out, struct err *err)
 		return err_set(err, -ENOMEM, "ZeroMQ does not start");
 	}
 	/* Sockets of this program, not connections. */
-	(void)zmq_ctx_set(ctx->zmq, ZMQ_MAX_SOCKETS, 4096);
+	(void)zmq_ctx_set(ctx->zmq, ZMQ_MAX_SOCKETS, 65536);
 	*out = ctx;
 	return 0;
 }

@@ -184,6 +184,28 @@ static int set_boots(struct agentconf *c, const char *v, struct err *err)
 	return 0;
 }
 
+static int set_simulate(struct agentconf *c, const char *v, struct err *err)
+{
+	uint64_t n;
+
+	if (str_u64(v, 1, AGENTCONF_SIMULATE_MAX, &n) < 0)
+		return err_set(
+			err, -EINVAL, "'%.40s' is no count (1 to %u)", v, AGENTCONF_SIMULATE_MAX);
+	c->simulate = (uint32_t)n;
+	c->mode = AGENTCONF_SIMULATE;
+	return 0;
+}
+
+static int set_simulate_boot(struct agentconf *c, const char *v, struct err *err)
+{
+	uint64_t n;
+
+	if (str_u64(v, 0, 3600000, &n) < 0)
+		return err_set(err, -EINVAL, "'%.40s' is no time (0 to 3600000)", v);
+	c->simulate_boot_ms = (uint32_t)n;
+	return 0;
+}
+
 static int set_runner(struct agentconf *c, const char *v, struct err *err)
 {
 	return set_path(c->runner, v, err);
@@ -229,6 +251,8 @@ static const struct setting {
 	{"disk", "SIZE", "disk for guests (that of the state folder)", set_disk},
 	{"uid-base", "N", "first user id of guests (700000)", set_uid_base},
 	{"boots", "N", "guests starting at once (twice the CPUs)", set_boots},
+	{"simulate", "N", "instead: N agents with pretended guests, for load", set_simulate},
+	{"simulate-boot-ms", "N", "how long a pretended boot takes (100)", set_simulate_boot},
 	{"runner", "FILE", "the program umlaut-guest (beside this one)", set_runner},
 	{"init", "FILE", "the program umlaut-init (beside this one)", set_init},
 	{"log-level", "LEVEL", "debug, info, warn or error (info)", set_log_level},
@@ -241,7 +265,8 @@ void agentconf_defaults(struct agentconf *c)
 {
 	char host[256] = "";
 
-	*c = (struct agentconf){.uid_base = 700000, .log_level = LOG_INFO};
+	*c = (struct agentconf){
+		.uid_base = 700000, .simulate_boot_ms = 100, .log_level = LOG_INFO};
 	(void)str_copy(c->state, sizeof(c->state), "/var/lib/umlaut/agent");
 	(void)str_copy(c->run_dir, sizeof(c->run_dir), "/run/umlaut/agent");
 	if (gethostname(host, sizeof(host) - 1) == 0) {
@@ -387,6 +412,14 @@ static void usage(FILE *out)
 		"--config FILE", AGENTCONF_FILE, "--check", "--quiet", "--purge");
 }
 
+static bool known(const char *key)
+{
+	for (size_t i = 0; i < SETTINGS; i++)
+		if (strcmp(settings[i].key, key) == 0)
+			return true;
+	return false;
+}
+
 /* "--key=value" or "--key value".  The number of arguments used, or negative. */
 static int set_arg(struct agentconf *c, char **argv, int left, struct err *err)
 {
@@ -400,7 +433,8 @@ static int set_arg(struct agentconf *c, char **argv, int left, struct err *err)
 	if (str_format(key, sizeof(key), "%.*s", eq ? (int)(eq - arg - 2) : 60, arg + 2) < 0)
 		return err_set(err, -EINVAL, "unknown option '%.60s'", arg);
 	if (!eq && left < 2)
-		return err_set(err, -EINVAL, "%s needs a value", arg);
+		return known(key) ? err_set(err, -EINVAL, "%s needs a value", arg)
+				  : err_set(err, -EINVAL, "unknown option '%.60s'", arg);
 	rc = agentconf_set(c, key, eq ? eq + 1 : argv[1], err);
 	if (rc < 0)
 		return err_wrap(err, "--%s", key);

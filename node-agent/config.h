@@ -27,7 +27,8 @@ struct agentconf_label {
 	char key[STR_NAME_MAX + 1], value[STR_NAME_MAX + 1];
 };
 
-enum agentconf_mode { AGENTCONF_RUN, AGENTCONF_CHECK, AGENTCONF_PURGE };
+enum agentconf_mode { AGENTCONF_RUN, AGENTCONF_CHECK, AGENTCONF_PURGE, AGENTCONF_SIMULATE };
+#define AGENTCONF_SIMULATE_MAX 20000u
 
 struct agentconf {
 	enum agentconf_mode mode;
@@ -44,7 +45,8 @@ struct agentconf {
 	uint64_t memory, disk; /* bytes for guests; 0: what is there */
 	uint32_t cpu_milli;
 	uid_t uid_base;
-	uint32_t boots; /* guests starting at once; 0: twice the CPUs */
+	uint32_t simulate, simulate_boot_ms; /* AGENTCONF_SIMULATE: agents; time of a boot */
+	uint32_t boots;			     /* guests starting at once; 0: twice the CPUs */
 	char runner[AGENTCONF_PATH], init[AGENTCONF_PATH]; /* "": beside us */
 	enum log_level log_level;
 	bool log_json;

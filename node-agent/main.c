@@ -19,6 +19,7 @@
 #include "node-agent/notify.h"
 #include "node-agent/programs.h"
 #include "node-agent/purge.h"
+#include "node-agent/simulate.h"
 
 struct program {
 	struct loop *loop;
@@ -95,6 +96,33 @@ static int run(struct program *p, struct agentconf *config, struct err *err)
 	return rc;
 }
 
+/* Nothing of the host is used but the connection. */
+static int simulate(const struct agentconf *config, struct err *err)
+{
+	struct program p = {0};
+	struct simulate *sim = NULL;
+	int rc = loop_new(&p.loop, err);
+
+	if (rc == 0)
+		rc = zctx_new(&p.zctx, err);
+	if (rc == 0)
+		rc = loop_signal_open(p.loop, SIGTERM, on_end, &p, &p.term, err);
+	if (rc == 0)
+		rc = loop_signal_open(p.loop, SIGINT, on_end, &p, &p.interrupt, err);
+	if (rc == 0)
+		rc = simulate_open(config, p.loop, p.zctx, &sim, err);
+	if (rc == 0)
+		rc = loop_run(p.loop, err);
+	simulate_stop(sim);
+	loop_signal_close(p.term);
+	loop_signal_close(p.interrupt);
+	if (p.loop)
+		(void)loop_free(p.loop);
+	simulate_free(sim);
+	zctx_free(p.zctx);
+	return rc;
+}
+
 static int serve(struct agentconf *config, struct err *err)
 {
 	struct program program = {0};
@@ -133,7 +161,9 @@ int main(int argc, char **argv)
 	raise_limits();
 	if (config.mode == AGENTCONF_CHECK)
 		return check_host(&config, stdout) ? 0 : 1;
-	rc = config.mode == AGENTCONF_PURGE ? purge_all(&config, &err) : serve(&config, &err);
+	rc = config.mode == AGENTCONF_PURGE	 ? purge_all(&config, &err)
+	     : config.mode == AGENTCONF_SIMULATE ? simulate(&config, &err)
+						 : serve(&config, &err);
 	if (rc < 0)
 		log_error(config.mode == AGENTCONF_PURGE ? "not everything could be removed"
 							 : "the agent cannot run",

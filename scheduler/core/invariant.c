@@ -140,8 +140,9 @@ int core_check(const struct core *core, struct err *err)
 		uint32_t count = 0, ready = 0;
 
 		DL_FOREACH (d->groups, group) {
-			if (rc == 0)
-				rc = check_group(core, group, err);
+			rc = check_group(core, group, err);
+			if (rc < 0)
+				return rc;
 			DL_FOREACH2(group->guests, guest, group_next)
 			{
 				count++;
@@ -153,7 +154,7 @@ int core_check(const struct core *core, struct err *err)
 			count++;
 			ready += guest->ready;
 		}
-		if (rc == 0 && (count != d->guest_count || ready != d->ready_count))
+		if (count != d->guest_count || ready != d->ready_count)
 			rc = BROKEN(11, "the sums of deployment %s do not match", d->name);
 	}
 	return rc;
