@@ -191,6 +191,12 @@ Um__GroupSpec *labs_group(const struct serve *s, const char *deployment, const c
 /* A deep copy. NULL when memory is short. */
 Um__DeploymentSpec *labs_copy(const Um__DeploymentSpec *spec);
 
+/* ---------------------------------------------------------------- rules.c */
+
+/* *OUT: NULL when nothing is required; else core_rules_free(). */
+int rules_convert(const Um__Placement *from, struct core_rules **out, struct err *err);
+void rules_why(struct serve *s, const struct peer *from, const Um__Envelope *env);
+
 /* ---------------------------------------------------------------- views.c */
 
 Um__GuestInfo *view_guest(
