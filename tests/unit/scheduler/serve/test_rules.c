@@ -180,11 +180,67 @@ static void test_too_much(void **state)
 	}
 }
 
+/* What an agent says comes back the same after a restart of the scheduler. */
+static void test_facts(void **state)
+{
+	char *taints[65] = {T("gpu"), T("db=yes"), T("old:prefer"), T("a=b=c:prefer"), T("e=")};
+	static const char *const again[] = {"gpu", "db=yes", "old:prefer", "a=b=c:prefer", "e"};
+	static const char *const bad[] = {"", "=a", ":prefer", "=a:prefer",
+		"aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeeeffffffffff1234",
+		"k=aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeeeffffffffff1234"};
+	Um__HostFacts__LabelsEntry label = UM__HOST_FACTS__LABELS_ENTRY__INIT, *list[] = {&label};
+	Um__HostFacts f = UM__HOST_FACTS__INIT, back = UM__HOST_FACTS__INIT;
+	struct core_hostfacts facts = {0};
+	struct core_host host = {0};
+	struct err err = ERR_INIT;
+	struct arena a = {0};
+
+	(void)state;
+	label.key = T("zone");
+	label.value = T("a");
+	f.labels = list;
+	f.n_labels = 1;
+	f.taints = taints;
+	f.n_taints = 5;
+	f.memory_overcommit = 1500;
+	f.disk_overcommit = 100000;
+	unit_ok(facts_convert(&f, &facts, &err), &err);
+	assert_int_equal(facts.overcommit.memory, 1500);
+	assert_int_equal(facts.overcommit.cpu, 0);
+	host.labels = facts.labels;
+	host.taints = facts.taints;
+	host.overcommit = facts.overcommit;
+	facts_of(&host, &back, &a);
+	assert_int_equal(back.n_taints, 5);
+	for (size_t i = 0; i < 5; i++)
+		assert_string_equal(back.taints[i], again[i]);
+	assert_int_equal(back.n_labels, 1);
+	assert_string_equal(back.labels[0]->key, "zone");
+	assert_string_equal(back.labels[0]->value, "a");
+	assert_int_equal(back.disk_overcommit, 100000);
+	arena_free(&a);
+	facts_free(&facts);
+	for (size_t i = 0; i < UNIT_COUNT(bad) + 2; i++) {
+		facts = (struct core_hostfacts){0};
+		err = ERR_INIT;
+		f.n_taints = 1;
+		if (i < UNIT_COUNT(bad))
+			taints[0] = T(bad[i]);
+		else if (i == UNIT_COUNT(bad))
+			f.n_taints = 65;
+		else
+			f.disk_overcommit++;
+		assert_int_equal(facts_convert(&f, &facts, &err), -EINVAL);
+		facts_free(&facts);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_all),
 		cmocka_unit_test(test_too_much),
+		cmocka_unit_test(test_facts),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
