@@ -40,7 +40,7 @@ static const char script[] =
 	"\"${COMP_WORDS[i+1]}\")\" -- "
 	"\"$cur\"))\n"
 	"		fi ;;\n"
-	"	boot-report|logs|exec|console|start|stop|restart)\n"
+	"	boot-report|why|logs|exec|console|start|stop|restart)\n"
 	"		COMPREPLY=($(compgen -W \"$(_clusterctl_names guests)\" -- \"$cur\")) ;;\n"
 	"	cp) COMPREPLY=($(compgen -f -- \"$cur\") $(compgen -W \"$(_clusterctl_names "
 	"guests)\" -S : "

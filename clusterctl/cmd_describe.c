@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "clusterctl/show.h"
+#include "clusterctl/why.h"
 #include "clusterctl/yamlout.h"
 #include "lib/str.h"
 
@@ -88,6 +89,18 @@ static int on_events(void *arg, const Um__Envelope *env)
 	return 0;
 }
 
+/* Where it is stands in the description already. */
+static int on_why(void *arg, const Um__Envelope *env)
+{
+	(void)arg;
+	if (env->body_case != UM__ENVELOPE__BODY_WHY_REPLY || *env->why_reply->host ||
+		!env->why_reply->n_items)
+		return 0;
+	(void)puts("\nwhy it has no host:");
+	why_print(env->why_reply);
+	return 0;
+}
+
 static int ask(
 	struct ctl *ctl, struct describe *d, Um__GetRequest *r, ctl_reply_fn *fn, struct err *err)
 {
@@ -115,6 +128,14 @@ static int describe(struct ctl *ctl, struct describe *d, char *name, struct err 
 	if (!d->rows)
 		return err_set(err, -ENOENT, "no %s '%.120s'", d->kind->names[1], name);
 	print_clean(&d->out);
+	if (d->kind->kind == UM__KIND__KIND_GUESTS) {
+		/* A guest that has gone meanwhile has been described all the same. */
+		struct err ignored = ERR_INIT;
+
+		rc = why_ask(ctl, full, on_why, NULL, &ignored);
+		if (rc == -EINTR)
+			return rc;
+	}
 	d->events = table_new(events->columns, events->column_count);
 	r.kind = UM__KIND__KIND_EVENTS;
 	r.names = &full;

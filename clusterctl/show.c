@@ -11,7 +11,7 @@
 static const char *const host_columns[] = {
 	"NAME", "STATE", "GUESTS", "READY", "MEMORY", "CPUS", "ADDRESS", "MTU", "AGE"};
 static const char *const host_wide[] = {"NAME", "STATE", "GUESTS", "READY", "MEMORY", "CPUS",
-	"ADDRESS", "MTU", "AGE", "DISK FREE", "LABELS", "AGENT", "KERNEL", "SEEN"};
+	"ADDRESS", "MTU", "AGE", "DISK FREE", "LABELS", "TAINTS", "AGENT", "KERNEL", "SEEN"};
 static const char *const guest_columns[] = {
 	"NAME", "HOST", "STATE", "READY", "ADDRESSES", "RESTARTS", "AGE", "REASON"};
 static const char *const guest_wide[] = {"NAME", "HOST", "STATE", "READY", "ADDRESSES", "RESTARTS",
@@ -186,6 +186,10 @@ static void host_cells(const Um__HostInfo *h, bool wide, struct table *t)
 			&labels, "%s%s=%s", i ? "," : "", h->labels[i]->key, h->labels[i]->value);
 	table_add(t, units_size(a, h->disk_free));
 	table_add(t, buf_text(&labels));
+	labels.size = 0;
+	for (size_t i = 0; i < h->n_taints; i++)
+		buf_printf(&labels, "%s%s", i ? "," : "", h->taints[i]);
+	table_add(t, buf_text(&labels));
 	table_add(t, h->agent_version);
 	table_add(t, h->kernel_release);
 	table_add(t, out_age(age, h->last_seen));
@@ -358,6 +362,10 @@ static void host_json(const Um__HostInfo *h, struct json *j)
 	json_object(j, "labels");
 	for (size_t i = 0; i < h->n_labels; i++)
 		json_str(j, h->labels[i]->key, h->labels[i]->value);
+	json_end(j);
+	json_array(j, "taints");
+	for (size_t i = 0; i < h->n_taints; i++)
+		json_str(j, NULL, h->taints[i]);
 	json_end(j);
 	json_str(j, "agent_version", h->agent_version);
 	json_str(j, "kernel_release", h->kernel_release);

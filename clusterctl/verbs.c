@@ -55,7 +55,19 @@ const struct verb verbs[] = {
 	{"describe", "all about one object, with its latest events", cmd_describe,
 		"usage: clusterctl describe KIND NAME\n"
 		"\n"
+		"Of a guest that waits for a host also what 'clusterctl why' tells.\n"
+		"\n"
 		"example: clusterctl describe guest hello/web-1\n"},
+	{"why", "why a guest is where it is, or has no host", cmd_why,
+		"usage: clusterctl why GUEST [-o FORMAT]\n"
+		"\n"
+		"Of a guest that waits: why hosts refuse it, how many for each reason, the host\n"
+		"that is nearest to fitting and how far it is, and what would help.  Of one that\n"
+		"is placed: why there.\n"
+		"\n"
+		"  -o, --output FORMAT  table (default), json, yaml\n"
+		"\n"
+		"example: clusterctl why hello/web-1\n"},
 	{"boot-report", "where the time of a boot went", cmd_boot_report,
 		"usage: clusterctl boot-report GUEST... | -d DEPLOYMENT [-o table|json]\n"
 		"\n"

@@ -548,6 +548,17 @@ int cgroup_add(struct cgroup *cg, pid_t pid, struct err *err)
 	return 0;
 }
 
+size_t cgroup_dir_count(const struct cgroup *cg)
+{
+	return cg->host->count;
+}
+
+const struct cgroup_backend *cgroup_dir(const struct cgroup *cg, size_t i, char *dir, size_t size)
+{
+	(void)dir_of(cg, i, dir, size);
+	return cg->host->h[i].backend;
+}
+
 int cgroup_kill(struct cgroup *cg, struct err *err)
 {
 	char dir[DIR_MAX + 256];

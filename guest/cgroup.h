@@ -76,6 +76,25 @@ void cgroup_free(struct cgroup *cg); /* forgets it; the group stays */
 const char *cgroup_note(const struct cgroup *cg);
 
 int cgroup_add(struct cgroup *cg, pid_t pid, struct err *err);
+
+/* A way in for a process that is about to be made.  To move another process, or one
+ * with threads, the host's kernel waits for an RCU grace period (cgroup_threadgroup_rwsem):
+ * 10 to 20 ms on an idle host.  A child that is born in its group (v2, CLONE_INTO_CGROUP),
+ * or a single thread that moves itself (v1, "0" to `tasks`; cgroup_procs_write_start() in
+ * kernel/cgroup/cgroup.c since 5.5), does not wait. */
+#define CGROUP_DOORS 8
+struct cgroup_door {
+	int born; /* of the v2 group, for clone3(2); -1: none */
+	int self[CGROUP_DOORS];
+	bool v2[CGROUP_DOORS];
+	size_t count;
+};
+#define CGROUP_DOOR_INIT ((struct cgroup_door){.born = -1})
+int cgroup_door_open(struct cgroup *cg, struct cgroup_door *door, struct err *err);
+/* In the child, which must have one thread.  BORN: it is in `born` already. */
+int cgroup_door_enter(const struct cgroup_door *door, bool born, struct err *err);
+void cgroup_door_close(struct cgroup_door *door);
+
 /* Sends SIGKILL to every process in it, without waiting.  A group that is not
  * there is success. */
 int cgroup_kill(struct cgroup *cg, struct err *err);

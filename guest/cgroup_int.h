@@ -25,6 +25,10 @@ struct cgroup_backend {
 extern const struct cgroup_backend cgroup_v1;
 extern const struct cgroup_backend cgroup_v2;
 
+/* The folders of a group, one for each hierarchy. */
+size_t cgroup_dir_count(const struct cgroup *cg);
+const struct cgroup_backend *cgroup_dir(const struct cgroup *cg, size_t i, char *dir, size_t size);
+
 /* Writes TEXT to DIR/FILE in one write(2); -ENOENT when there is no such file. */
 int cgroup_write(const char *dir, const char *file, const char *text, struct err *err);
 /* Reads DIR/FILE as text, cut at SIZE - 1. */

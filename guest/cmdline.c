@@ -276,6 +276,7 @@ int cmdline_build(const struct cmdline_spec *spec, struct cmdline *out, struct e
 	add_line(&b, "con0", spec->console_fd);
 	add_line(&b, "con1", spec->agent_fd);
 	add(&b, "ssl=null");
+	add(&b, "lpj=%u", CMDLINE_LPJ);
 	for (size_t i = 0; i < spec->nic_count; i++)
 		add_nic(&b, &spec->nics[i]);
 	add(&b, "uml_dir=%s", spec->uml_dir);

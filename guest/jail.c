@@ -199,7 +199,8 @@ static int enter(const struct jail_spec *spec, const struct lines *l, struct err
 	return rc < 0 ? rc : die_with_caller(l, err);
 }
 
-static __attribute__((noreturn)) void child_main(const struct jail_spec *spec, struct lines *l)
+static __attribute__((noreturn)) void child_main(
+	const struct jail_spec *spec, struct lines *l, bool born)
 {
 	struct err err = ERR_INIT;
 	char byte;
@@ -212,6 +213,8 @@ static __attribute__((noreturn)) void child_main(const struct jail_spec *spec, s
 	if (read(l->go[0], &byte, 1) != 1)
 		_exit(2);
 	(void)umask(022); /* the jail's folders are for its user to search */
+	if (spec->join && spec->join(spec->join_arg, born, &err) < 0)
+		report(l, &err);
 	if (enter(spec, l, &err) < 0)
 		report(l, &err);
 	program = fork();
@@ -238,17 +241,28 @@ static int check(const struct jail_spec *spec, struct err *err)
 static int spawn(const struct jail_spec *spec, struct lines *l, struct jail *jail, struct err *err)
 {
 	struct clone_args args = {.flags = CLONE_PIDFD, .exit_signal = SIGCHLD};
+	bool born = spec->cgroup_fd > 0;
 	long pid;
 
 	args.pidfd = (uint64_t)(uintptr_t)&jail->pidfd;
 	args.flags |= CLONE_NEWPID | CLONE_NEWNS;
 	if (!spec->none)
 		args.flags |= CLONE_NEWIPC | CLONE_NEWUTS;
+	if (born) {
+		args.flags |= CLONE_INTO_CGROUP;
+		args.cgroup = (unsigned)spec->cgroup_fd;
+	}
 	pid = syscall(SYS_clone3, &args, sizeof(args));
+	if (pid < 0 && born) { /* a kernel before 5.7, or not allowed there */
+		born = false;
+		args.flags &= ~(uint64_t)CLONE_INTO_CGROUP;
+		args.cgroup = 0;
+		pid = syscall(SYS_clone3, &args, sizeof(args));
+	}
 	if (pid < 0)
 		return err_errno(err, errno, "jail: clone");
 	if (pid == 0)
-		child_main(spec, l);
+		child_main(spec, l, born);
 	jail->pid = (pid_t)pid;
 	return 0;
 }

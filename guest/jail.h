@@ -11,7 +11,8 @@
  *
  *   step         what it does                               what is left afterwards
  *   clone        new PID, mount, IPC, UTS namespaces        sees no other process or IPC
- *   admit        the caller puts it into its cgroup         limits hold for all that follows
+ *   admit, join  the caller puts it into its cgroup, or it  limits hold for all that follows
+ *                is born there or goes there by itself
  *   die with us  PDEATHSIG SIGKILL; a closed pipe when the  nothing outlives the caller:
  *                caller was already gone                    PID 1's death ends the namespace
  *   network      enters `netns`, or a new empty one         the host's network is out of reach
@@ -74,6 +75,11 @@ struct jail_spec {
 	/* Called in the caller's process before the program runs; fails the start. */
 	int (*admit)(void *arg, pid_t pid, struct err *err);
 	void *admit_arg;
+	/* A v2 control group's folder to be born in, > 0; tried without when refused. */
+	int cgroup_fd;
+	/* Called in the reaper, first of all; BORN: it is in cgroup_fd. */
+	int (*join)(void *arg, bool born, struct err *err);
+	void *join_arg;
 };
 
 struct jail {

@@ -10,6 +10,7 @@
 #include "lib/buf.h"
 #include "lib/fs.h"
 #include "lib/units.h"
+#include "node-agent/config_place.h"
 
 #define FILE_MAX_BYTES (64u << 10)
 #define ENV_PREFIX "UMLAUT_AGENT_"
@@ -104,48 +105,6 @@ static int set_peer_advertise(struct agentconf *c, const char *v, struct err *er
 	int rc = check_endpoint(v, err);
 
 	return rc < 0 ? rc : set_text(c->peer_advertise, sizeof(c->peer_advertise), v, err);
-}
-
-static int set_label(struct agentconf *c, const char *text, struct err *err)
-{
-	struct agentconf_label *label = &c->labels[c->label_count];
-	const char *eq = strchr(text, '=');
-	char key[STR_NAME_MAX + 2];
-
-	if (!eq || eq == text || (size_t)(eq - text) > STR_NAME_MAX)
-		return err_set(err, -EINVAL, "label '%.80s' is not KEY=VALUE", text);
-	if (c->label_count == AGENTCONF_LABELS_MAX)
-		return err_set(err, -EINVAL, "more than %d labels", AGENTCONF_LABELS_MAX);
-	memcpy(key, text, (size_t)(eq - text));
-	key[eq - text] = '\0';
-	if (str_copy(label->key, sizeof(label->key), key) < 0 ||
-		str_copy(label->value, sizeof(label->value), eq + 1) < 0)
-		return err_set(err, -EINVAL, "label '%.80s' is too long", text);
-	c->label_count++;
-	return 0;
-}
-
-static int set_labels(struct agentconf *c, const char *v, struct err *err)
-{
-	const char *at = v;
-
-	c->label_count = 0;
-	while (*at) {
-		const char *comma = strchr(at, ',');
-		size_t size = comma ? (size_t)(comma - at) : strlen(at);
-		char one[2 * STR_NAME_MAX + 3];
-		int rc;
-
-		if (size >= sizeof(one))
-			return err_set(err, -EINVAL, "label '%.80s' is too long", at);
-		memcpy(one, at, size);
-		one[size] = '\0';
-		rc = set_label(c, one, err);
-		if (rc < 0)
-			return rc;
-		at += size + (comma ? 1 : 0);
-	}
-	return 0;
 }
 
 static int set_memory(struct agentconf *c, const char *v, struct err *err)
@@ -245,7 +204,11 @@ static const struct setting {
 	{"peer-listen", "ENDPOINT", "where other agents fetch from, tcp://ADDRESS:PORT",
 		set_peer_listen},
 	{"peer-advertise", "ENDPOINT", "as they reach it (as bound)", set_peer_advertise},
-	{"labels", "A=B,...", "labels of this host, for placement", set_labels},
+	{"labels", "A=B,...", "labels of this host, for placement", agentconf_set_labels},
+	{"taints", "A,B=C,...", "only guests that tolerate them (A:prefer: others last)",
+		agentconf_set_taints},
+	{"overcommit", "WHAT=RATIO,...", "memory=1.5, cpu (8), disk: guests may ask for so much",
+		agentconf_set_overcommit},
 	{"memory", "SIZE", "memory for guests (nine tenths of the host's)", set_memory},
 	{"cpus", "N", "CPUs for guests (all)", set_cpus},
 	{"disk", "SIZE", "disk for guests (that of the state folder)", set_disk},

@@ -20,6 +20,7 @@
 #include "lib/str.h"
 
 #define AGENTCONF_LABELS_MAX 64
+#define AGENTCONF_TAINTS_MAX 64
 #define AGENTCONF_PATH 1024
 #define AGENTCONF_FILE "/etc/umlaut/agent.yaml"
 
@@ -42,6 +43,9 @@ struct agentconf {
 	char peer_advertise[160]; /* "": as bound */
 	struct agentconf_label labels[AGENTCONF_LABELS_MAX];
 	size_t label_count;
+	char taints[AGENTCONF_TAINTS_MAX][2 * STR_NAME_MAX + 16]; /* "key=value:prefer" */
+	size_t taint_count;
+	uint32_t memory_overcommit, cpu_overcommit, disk_overcommit; /* 1/1000; 0: default */
 	uint64_t memory, disk; /* bytes for guests; 0: what is there */
 	uint32_t cpu_milli;
 	uid_t uid_base;

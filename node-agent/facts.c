@@ -61,6 +61,13 @@ void facts_fill(struct agent *agent, struct facts *out)
 	}
 	m->labels = out->label_list;
 	m->n_labels = c->label_count;
+	for (size_t i = 0; i < c->taint_count; i++)
+		out->taint_list[i] = (char *)(uintptr_t)c->taints[i];
+	m->taints = out->taint_list;
+	m->n_taints = c->taint_count;
+	m->memory_overcommit = c->memory_overcommit;
+	m->cpu_overcommit = c->cpu_overcommit;
+	m->disk_overcommit = c->disk_overcommit;
 	if (uname(&uts) == 0) {
 		(void)str_format(out->kernel, sizeof(out->kernel), "%.64s", uts.release);
 		m->kernel_release = out->kernel;

@@ -10,6 +10,7 @@ struct facts {
 	Um__HostFacts msg;
 	Um__HostFacts__LabelsEntry labels[AGENTCONF_LABELS_MAX];
 	Um__HostFacts__LabelsEntry *label_list[AGENTCONF_LABELS_MAX];
+	char *taint_list[AGENTCONF_TAINTS_MAX];
 	char vtep[NET_ADDR_TEXT], kernel[80];
 };
 

@@ -144,11 +144,9 @@ int boot_mconsole_paths(const Um__RunnerSpec *spec, const char *dir, char *socke
 
 /* ---------------------------------------------------------------- control group */
 
-static int admit(void *arg, pid_t pid, struct err *err)
+static int join(void *arg, bool born, struct err *err)
 {
-	struct boot *boot = arg;
-
-	return boot->cgroup ? cgroup_add(boot->cgroup, pid, err) : 0;
+	return cgroup_door_enter(arg, born, err);
 }
 
 static int make_cgroup(const Um__RunnerSpec *spec, struct boot *boot, struct err *err)
@@ -323,9 +321,8 @@ static int start_jail(const Um__RunnerSpec *spec, const char *dir, const struct 
 		.envp = envp,
 		.fds = passed,
 		.fd_count = sizeof(passed) / sizeof(passed[0]),
-		.admit = admit,
-		.admit_arg = boot,
 	};
+	struct cgroup_door door = CGROUP_DOOR_INIT;
 	int rc = 0;
 
 	if (!m)
@@ -340,8 +337,16 @@ static int start_jail(const Um__RunnerSpec *spec, const char *dir, const struct 
 		jail.root = m->root;
 		jail.mounts = m->list;
 		jail.mount_count = m->count;
+		if (boot->cgroup)
+			rc = cgroup_door_open(boot->cgroup, &door, err);
+	}
+	if (rc >= 0) {
+		jail.cgroup_fd = door.born;
+		jail.join = join;
+		jail.join_arg = &door;
 		rc = jail_start(&jail, &boot->jail, err);
 	}
+	cgroup_door_close(&door);
 	free(m);
 	return rc;
 }

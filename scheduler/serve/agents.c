@@ -497,52 +497,10 @@ static int convert_observed(const Um__GuestObserved *o, struct core_observed *ou
 	return 0;
 }
 
-static void facts_free(struct core_hostfacts *facts)
-{
-	free(facts->labels.items);
-	free(facts->taints.items);
-}
-
-/* "key", "key=value", either with ":prefer". */
-static int convert_taint(const char *text, struct core_taint *out, struct err *err)
-{
-	const char *end = text + strlen(text), *equals = strchr(text, '=');
-	static const char prefer[] = ":prefer";
-	size_t tail = sizeof(prefer) - 1;
-
-	if ((size_t)(end - text) > tail && strcmp(end - tail, prefer) == 0) {
-		out->preferred = true;
-		end -= tail;
-	}
-	if (!equals)
-		equals = end;
-	if (equals == text || equals - text >= CORE_NAME || end - equals > CORE_NAME)
-		return err_set(err, -EINVAL, "facts.taints: '%.80s' is no taint", text);
-	memcpy(out->key, text, (size_t)(equals - text));
-	if (equals < end)
-		memcpy(out->value, equals + 1, (size_t)(end - equals - 1));
-	return 0;
-}
-
-static int convert_taints(const Um__HostFacts *f, struct core_hostfacts *out, struct err *err)
-{
-	int rc = 0;
-
-	if (f->n_taints > 64)
-		return err_set(err, -EINVAL, "facts.taints: more than 64");
-	out->taints.items = calloc(f->n_taints + 1, sizeof(*out->taints.items));
-	if (!out->taints.items)
-		return err_set(err, -ENOMEM, "memory is short");
-	for (size_t i = 0; rc == 0 && i < f->n_taints; i++)
-		rc = convert_taint(f->taints[i], &out->taints.items[out->taints.count++], err);
-	return rc;
-}
-
 /* facts_free() afterwards in any case. */
 static int convert_facts(const Um__AgentHello *hello, struct core_hostfacts *out, struct err *err)
 {
 	const Um__HostFacts *f = hello->facts;
-	struct core_label *list;
 
 	if (str_check_name("host", hello->host, err) < 0)
 		return err->code;
@@ -552,32 +510,13 @@ static int convert_facts(const Um__AgentHello *hello, struct core_hostfacts *out
 		return err_wrap(err, "facts.vtep");
 	if (f->pubkey.len && f->pubkey.len != CURVE_KEY)
 		return err_set(err, -EINVAL, "facts.pubkey is no key");
-	if (f->n_labels > 256)
-		return err_set(err, -EINVAL, "facts.labels: more than 256");
-	list = out->labels.items = calloc(f->n_labels + 1, sizeof(*list));
-	if (!list)
-		return err_set(err, -ENOMEM, "memory is short");
-	for (size_t i = 0; i < f->n_labels; i++) {
-		if (str_copy(list[i].key, CORE_NAME, f->labels[i]->key) < 0 ||
-			str_copy(list[i].value, CORE_NAME, f->labels[i]->value) < 0) {
-			return err_set(err, -EINVAL, "facts.labels: '%.40s' is too long",
-				f->labels[i]->key);
-		}
-	}
 	(void)str_copy(out->name, sizeof(out->name), hello->host);
 	out->memory = f->memory_bytes;
 	out->disk = f->disk_bytes;
 	out->disk_free = f->disk_free_bytes;
 	out->cpu = f->cpu_milli;
 	out->underlay_mtu = f->underlay_mtu;
-	out->labels.count = f->n_labels;
-	if (f->memory_overcommit > 100000 || f->cpu_overcommit > 1000000 ||
-		f->disk_overcommit > 100000)
-		return err_set(err, -EINVAL, "facts.overcommit: out of range");
-	out->overcommit = (struct core_overcommit){.memory = f->memory_overcommit,
-		.cpu = f->cpu_overcommit,
-		.disk = f->disk_overcommit};
-	return convert_taints(f, out, err);
+	return facts_convert(f, out, err);
 }
 
 static Um__HostFacts *copy_facts(const Um__HostFacts *f)

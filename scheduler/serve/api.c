@@ -60,6 +60,23 @@ static void tell_changes(struct arena *a, Um__PlanItem *item, const Um__Deployme
 	(void)spec_guest_diff(old->guest, new->guest, add_detail, &d);
 }
 
+/* What does not fit: the sum of it, then each group where there are several. */
+static void tell_warnings(struct arena *a, const struct core_plan *plan, Um__Plan *body)
+{
+	char text[CORE_REASON * 3];
+
+	body->warnings = (char **)arena_list(a, plan->short_count + 1);
+	if (*plan->warning)
+		body->warnings[body->n_warnings++] = arena_str(a, plan->warning);
+	for (size_t i = 0; plan->short_count > 1 && i < plan->short_count; i++) {
+		const struct core_short *s = &plan->shorts[i];
+
+		(void)snprintf(text, sizeof(text), "%s: %u of %u: %s", s->group, s->missing,
+			s->wanted, s->why);
+		body->warnings[body->n_warnings++] = arena_str(a, text);
+	}
+}
+
 static void send_plan(struct serve *s, const struct peer *to, uint64_t id, const char *deployment,
 	const struct core_plan *plan, bool applied, const Um__DeploymentSpec *before,
 	const Um__DeploymentSpec *after)
@@ -76,7 +93,6 @@ static void send_plan(struct serve *s, const struct peer *to, uint64_t id, const
 	Um__Plan body = UM__PLAN__INIT;
 	struct arena a = {0};
 	unsigned told = 0;
-	char *warning;
 
 	body.deployment = arena_str(&a, deployment);
 	body.items = (Um__PlanItem **)arena_list(&a, plan->count);
@@ -106,11 +122,7 @@ static void send_plan(struct serve *s, const struct peer *to, uint64_t id, const
 	body.unchanged = plan->unchanged;
 	body.applied = applied;
 	body.revision = d ? d->revision : 0;
-	if (*plan->warning) {
-		warning = arena_str(&a, plan->warning);
-		body.warnings = &warning;
-		body.n_warnings = 1;
-	}
+	tell_warnings(&a, plan, &body);
 	reply.body_case = UM__ENVELOPE__BODY_PLAN;
 	reply.plan = &body;
 	if (applied)
@@ -302,6 +314,7 @@ static const struct entry {
 	{UM__ENVELOPE__BODY_GUEST_ACTION, WRITERS, guest_action},
 	{UM__ENVELOPE__BODY_GET_REQUEST, READERS, watch_get},
 	{UM__ENVELOPE__BODY_TOKEN_REQUEST, ADMINS, auth_token},
+	{UM__ENVELOPE__BODY_WHY_REQUEST, READERS, rules_why},
 	{UM__ENVELOPE__BODY_ARTEFACT_ADD, WRITERS, NULL},
 	{UM__ENVELOPE__BODY_CHUNK_DATA, WRITERS, NULL},
 	{UM__ENVELOPE__BODY_ARTEFACT_COMMIT, WRITERS, NULL},

@@ -132,26 +132,9 @@ static int convert_placement(const Um__Placement *from, struct core_groupspec *t
 	to->strategy = from->strategy == UM__STRATEGY__PACK ? CORE_PACK : CORE_SPREAD;
 	to->max_per_host = from->max_per_host;
 	to->priority = from->priority;
-	if (from->n_host_labels) {
-		to->rules = calloc(1, sizeof(*to->rules));
-		if (!to->rules)
-			return err_set(err, -ENOMEM, "memory is short");
-	}
-	if (from->n_host_labels > CORE_RULES_MAX)
-		return err_set(err, -EINVAL, "more than %d host labels", CORE_RULES_MAX);
-	for (size_t i = 0; i < from->n_host_labels; i++) {
-		struct core_expr *e = &to->rules->exprs[to->rules->expr_count++];
-
-		e->op = CORE_IN;
-		e->values = calloc(1, sizeof(*e->values));
-		if (!e->values)
-			return err_set(err, -ENOMEM, "memory is short");
-		e->value_count = 1;
-		if (str_copy(e->key, sizeof(e->key), from->host_labels[i]->key) < 0 ||
-			str_copy(e->values[0], CORE_NAME, from->host_labels[i]->value) < 0)
-			return err_set(err, -EINVAL, "a host label is too long");
-	}
-	return str_copy(to->host, sizeof(to->host), from->host);
+	if (str_copy(to->host, sizeof(to->host), from->host) < 0)
+		return err_set(err, -EINVAL, "host name '%.80s' is too long", from->host);
+	return rules_convert(from, &to->rules, err);
 }
 
 static int convert_group(const struct serve *s, const Um__GroupSpec *from,

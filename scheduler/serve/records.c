@@ -49,7 +49,6 @@ static void host_op(struct serve *s, const char *name, struct arena *a, struct s
 	struct agent *agent = agents_by_host(s, name);
 	Um__StoredHost record = UM__STORED_HOST__INIT;
 	Um__HostFacts facts = UM__HOST_FACTS__INIT;
-	char text[NET_ADDR_TEXT];
 
 	op->key = keyf(a, "host/%s", name);
 	if (!h)
@@ -58,14 +57,8 @@ static void host_op(struct serve *s, const char *name, struct arena *a, struct s
 	record.cordoned = h->cordoned;
 	record.joined_at = h->joined_at;
 	record.facts = agent ? agent->facts : &facts;
-	if (!agent) {
-		facts.memory_bytes = h->memory;
-		facts.cpu_milli = h->cpu;
-		facts.disk_bytes = h->disk;
-		facts.disk_free_bytes = h->disk_free;
-		facts.vtep = arena_str(a, net_addr_text(text, &h->vtep));
-		facts.underlay_mtu = h->underlay_mtu;
-	}
+	if (!agent)
+		facts_of(h, &facts, a);
 	put(a, op, &record.base);
 }
 
@@ -283,7 +276,10 @@ static int load_host(void *arg, const char *key, const void *value, size_t size,
 	facts.disk_free = r->facts->disk_free_bytes;
 	facts.underlay_mtu = r->facts->underlay_mtu;
 	(void)net_addr_parse(r->facts->vtep, &facts.vtep, NULL);
-	rc = core_load_host(l->s->core, &facts, r->cordoned, r->joined_at, l->err);
+	rc = facts_convert(r->facts, &facts, l->err);
+	if (rc == 0)
+		rc = core_load_host(l->s->core, &facts, r->cordoned, r->joined_at, l->err);
+	facts_free(&facts);
 	um__stored_host__free_unpacked(r, NULL);
 	return rc;
 }

@@ -191,6 +191,23 @@ Um__GroupSpec *labs_group(const struct serve *s, const char *deployment, const c
 /* A deep copy. NULL when memory is short. */
 Um__DeploymentSpec *labs_copy(const Um__DeploymentSpec *spec);
 
+/* ---------------------------------------------------------------- facts.c */
+
+#define FACTS_TAINT (2 * CORE_NAME + 16)
+/* Labels, taints and over-commit; facts_free() afterwards in any case. */
+int facts_convert(const Um__HostFacts *facts, struct core_hostfacts *out, struct err *err);
+void facts_free(struct core_hostfacts *facts);
+/* "key=value:prefer" */
+void facts_taint_text(const struct core_taint *taint, char out[FACTS_TAINT]);
+/* As the core knows them. */
+void facts_of(const struct core_host *host, Um__HostFacts *out, struct arena *a);
+
+/* ---------------------------------------------------------------- rules.c */
+
+/* *OUT: NULL when nothing is required; else core_rules_free(). */
+int rules_convert(const Um__Placement *from, struct core_rules **out, struct err *err);
+void rules_why(struct serve *s, const struct peer *from, const Um__Envelope *env);
+
 /* ---------------------------------------------------------------- views.c */
 
 Um__GuestInfo *view_guest(

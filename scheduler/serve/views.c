@@ -77,7 +77,7 @@ Um__HostInfo *view_host(const struct serve *s, const struct core_host *h, struct
 {
 	Um__HostInfo *out = NEW(a, Um__HostInfo, UM__HOST_INFO__INIT);
 	struct agent *agent = agents_by_host(s, h->name);
-	char text[NET_ADDR_TEXT];
+	char text[NET_ADDR_TEXT], taint[FACTS_TAINT];
 
 	out->name = arena_str(a, h->name);
 	out->state = arena_str(a, h->cordoned && h->state == CORE_HOST_UP
@@ -102,6 +102,11 @@ Um__HostInfo *view_host(const struct serve *s, const struct core_host *h, struct
 			NEW(a, Um__HostInfo__LabelsEntry, UM__HOST_INFO__LABELS_ENTRY__INIT);
 		out->labels[i]->key = arena_str(a, h->labels.items[i].key);
 		out->labels[i]->value = arena_str(a, h->labels.items[i].value);
+	}
+	out->taints = (char **)arena_list(a, h->taints.count);
+	for (size_t i = 0; i < h->taints.count; i++) {
+		facts_taint_text(&h->taints.items[i], taint);
+		out->taints[out->n_taints++] = arena_str(a, taint);
 	}
 	if (agent) {
 		out->agent_version = arena_str(a, agent->facts->agent_version);

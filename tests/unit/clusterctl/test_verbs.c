@@ -213,6 +213,39 @@ static void on_data(struct server *s, const Um__Envelope *env)
 		send_end(s, 0, 0);
 }
 
+static void on_why(struct server *s, const Um__Envelope *env)
+{
+	Um__Envelope reply = wire_env(env->id);
+	Um__WhyItem memory = UM__WHY_ITEM__INIT, labels = UM__WHY_ITEM__INIT,
+		    *items[] = {&memory, &labels};
+	Um__WhyReply r = UM__WHY_REPLY__INIT;
+	char *help[] = {(char *)(uintptr_t) "add a host"};
+
+	r.guest = env->why_request->guest;
+	if (strcmp(r.guest, "no/guest") == 0) {
+		send_error(s, env->id, UM__ERROR_CODE__NOT_FOUND, "no guest 'no/guest'");
+		return;
+	}
+	r.because = (char *)(uintptr_t) "room \033[31m";
+	if (strcmp(r.guest, "a/placed") == 0) {
+		r.host = (char *)(uintptr_t) "h1";
+	} else {
+		memory.what = (char *)(uintptr_t) "not enough memory";
+		memory.hosts = 12;
+		memory.example = (char *)(uintptr_t) "h7";
+		memory.detail = (char *)(uintptr_t) "needs 64M, 12M free";
+		labels.what = (char *)(uintptr_t) "other labels";
+		labels.hosts = 1;
+		r.items = items;
+		r.n_items = 2;
+		r.help = help;
+		r.n_help = 1;
+	}
+	reply.body_case = UM__ENVELOPE__BODY_WHY_REPLY;
+	reply.why_reply = &r;
+	send_env(s, &reply);
+}
+
 static void on_message(void *arg, struct zsock *sock, const struct zpeer *peer,
 	const Um__Envelope *env, const void *bulk, size_t bulk_size)
 {
@@ -229,6 +262,9 @@ static void on_message(void *arg, struct zsock *sock, const struct zpeer *peer,
 		reply.body_case = UM__ENVELOPE__BODY_SERVER_INFO;
 		reply.server_info = &info;
 		send_env(s, &reply);
+		break;
+	case UM__ENVELOPE__BODY_WHY_REQUEST:
+		on_why(s, env);
 		break;
 	case UM__ENVELOPE__BODY_STREAM_OPEN:
 		on_open(s, env);
@@ -409,6 +445,49 @@ static void ended(struct server *s, int code)
 #define W(text) ((char *)(uintptr_t)(text))
 
 /* ---- tests ---- */
+
+static void test_why(void **state)
+{
+	static const struct {
+		const char *guest, *format;
+		int code;
+		const char *out, *err;
+	} cases[] = {
+		{"a/placed", "table", 0, "a/placed is on h1: room ?[31m\n", ""},
+		{"a/waits", "table", 0,
+			"a/waits has no host: room ?[31m\n\n"
+			"REASON             HOSTS  NEAREST  DETAIL\n"
+			"not enough memory  12     h7       needs 64M, 12M free\n"
+			"other labels       1      -        -\n"
+			"\nwhat would help:\n  - add a host\n",
+			""},
+		{"a/placed", "json", 0,
+			"{\n  \"guest\": \"a/placed\",\n  \"host\": \"h1\",\n"
+			"  \"because\": \"room \\u001b[31m\",\n  \"reasons\": [],\n"
+			"  \"help\": []\n}\n",
+			""},
+		{"a/waits", "yaml", 0,
+			"guest: a/waits\nhost: null\nbecause: \"room \\u001b[31m\"\nreasons:\n"
+			"  - reason: not enough memory\n    hosts: 12\n    nearest: h7\n"
+			"    detail: \"needs 64M, 12M free\"\n  - reason: other labels\n"
+			"    hosts: 1\n    nearest: null\n    detail: \"\"\n"
+			"help:\n  - add a host\n",
+			""},
+		{"no/guest", "table", EXIT_NOT_FOUND, "", "no guest 'no/guest'"},
+		{"a/b", "wide", EXIT_USAGE, "", "'wide' is none of table, json, yaml"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < UNIT_COUNT(cases); i++) {
+		struct server s;
+		int code = verb(&s, ARGV(W("why"), W(cases[i].guest), W("-o"), W(cases[i].format)));
+
+		assert_string_equal(buf_text(&s.output), cases[i].out);
+		assert_non_null(strstr(buf_text(&s.errors), cases[i].err));
+		assert_int_equal(code, cases[i].code);
+		finish(&s);
+	}
+}
 
 static void test_exit_codes(void **state)
 {
@@ -731,6 +810,7 @@ static int teardown(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_why),
 		cmocka_unit_test(test_exit_codes),
 		cmocka_unit_test(test_usage),
 		cmocka_unit_test(test_flood),

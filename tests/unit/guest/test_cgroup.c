@@ -234,6 +234,27 @@ static void kill_really(const char *const *roots, size_t count, const char *what
 	assert_int_equal(kill(pid, SIGKILL), 0);
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 
+	/* Through its door a process goes by itself, into every hierarchy. */
+	struct cgroup_door door;
+
+	assert_int_equal(cgroup_door_open(cg, &door, &err), 0);
+	assert_int_equal(door.count, count ? count : door.count);
+	pid = fork();
+	if (pid == 0) {
+		if (cgroup_door_enter(&door, false, NULL) < 0)
+			_exit(1);
+		for (;;)
+			(void)pause();
+	}
+	cgroup_door_close(&door);
+	assert_int_equal(door.count, 0);
+	while (cgroup_count(cg, &err) < 1 && kit_now_ms() < end)
+		kit_pause();
+	assert_int_equal(cgroup_count(cg, &err), 1);
+	assert_int_equal(kill(pid, SIGKILL), 0);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(WTERMSIG(status), SIGKILL);
+
 	/* A tree: in the group from its first process on. */
 	int go[2];
 

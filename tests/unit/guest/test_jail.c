@@ -4,6 +4,8 @@
 #include <net/if.h>
 #include <poll.h>
 #include <sched.h>
+#include <sys/vfs.h>
+#include <linux/magic.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -63,6 +65,15 @@ static int admit(void *arg, pid_t pid, struct err *err)
 	return *(int *)arg ? err_set(err, -EPERM, "not admitted") : 0;
 }
 
+static int born_fd;	    /* of the next jail: a v2 control group */
+static bool refuse_joining; /* the message tells whether it was born there */
+
+static int join(void *arg, bool born, struct err *err)
+{
+	assert_ptr_equal(arg, &born_fd);
+	return refuse_joining ? err_set(err, -EPERM, "born %d, pid %d", born, (int)getpid()) : 0;
+}
+
 /* Starts `sh -c SCRIPT` in a jail; its output comes at *OUT_FD. */
 static int start(struct fixture *f, const char *script, bool none, const char *netns, int refuse,
 	struct jail *jail, int *out_fd, struct err *err)
@@ -95,6 +106,9 @@ static int start(struct fixture *f, const char *script, bool none, const char *n
 		.fd_count = 3,
 		.admit = admit,
 		.admit_arg = &refuse,
+		.cgroup_fd = born_fd,
+		.join = join,
+		.join_arg = &born_fd,
 	};
 
 	*jail = JAIL_INIT;
@@ -314,6 +328,14 @@ static void test_failures(void **state)
 	refused(f, "/nonexistent/netns", 0, -ENOENT, "network namespace /nonexistent/netns");
 	refused(f, "/dev/null", 0, -EINVAL, "enter network namespace");
 	refused(f, NULL, 1, -EPERM, "not admitted");
+	refuse_joining = true;
+	refused(f, NULL, 0, -EPERM, "born 0, pid 1");
+	/* What is no group, or may not be entered, is tried without. */
+	born_fd = open("/tmp", O_PATH | O_CLOEXEC);
+	refused(f, NULL, 0, -EPERM, "born 0, pid 1");
+	(void)close(born_fd);
+	born_fd = 0;
+	refuse_joining = false;
 	assert_int_equal(rmdir(f->root), 0);
 	refused(f, NULL, 0, -ENOENT, "jail: mount tmpfs on ");
 	assert_int_equal(mkdir(f->root, 0700), 0);
@@ -327,6 +349,31 @@ static void test_failures(void **state)
 	assert_int_equal(read(fd, data, 1), 0); /* nobody holds the pipe any more */
 	assert_int_equal(jail_reap(&jail), 256 + SIGKILL);
 	(void)close(fd);
+}
+
+/* Born in a control group of v2, where the host has one. */
+static void test_born(void **state)
+{
+	static const char *const places[] = {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"};
+	struct fixture *f = *state;
+	struct statfs fs;
+	char dir[128] = "";
+
+	for (size_t i = 0; i < 2; i++)
+		if (statfs(places[i], &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC)
+			(void)snprintf(
+				dir, sizeof(dir), "%s/test-jail-%d", places[i], (int)getpid());
+	if (!dir[0] || mkdir(dir, 0755) < 0)
+		skip();
+	born_fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	assert_true(born_fd > 0);
+	refuse_joining = true;
+	refused(f, NULL, 0, -EPERM, "born 1, pid 1");
+	refuse_joining = false;
+	expect(f, "busybox true", 0, "");
+	(void)close(born_fd);
+	born_fd = 0;
+	assert_int_equal(rmdir(dir), 0);
 }
 
 /* The caller's death is the jail's: no process, no mount outlives it. */
@@ -414,6 +461,7 @@ int main(void)
 		cmocka_unit_test(test_filter_names),
 		cmocka_unit_test(test_filter),
 		cmocka_unit_test_setup_teardown(test_failures, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_born, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_caller_dies, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_none, setup, teardown),
 	};
