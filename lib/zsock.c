@@ -11,7 +11,7 @@
 #include "lib/str.h"
 
 #define HWM_DEFAULT 1000
-#define DRAIN_MAX 256 /* messages in one turn; then others have theirs */
+#define DRAIN_MAX 64 /* messages in one turn; then others have theirs */
 #define HEARTBEAT_MS 2000
 #define HEARTBEAT_TIMEOUT_MS 10000
 #define RECONNECT_MS 100

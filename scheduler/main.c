@@ -28,6 +28,7 @@ static const char usage[] =
 	"  --advertise ENDPOINT what join tokens name (default: the first --listen)\n"
 	"  --local ENDPOINT     ipc://PATH for clients on this machine, root only\n"
 	"                       (default ipc:///run/umlaut/scheduler.sock)\n"
+	"  --local-agents ENDPOINT  the same for agents on this machine (default none)\n"
 	"  --store URL          sqlite:PATH (default: STATE/cluster.db)\n"
 	"  --lease TIME         a host not heard of for so long is lost (default 5s)\n"
 	"  --heartbeat TIME     how often agents report (default 1s)\n"
@@ -86,6 +87,7 @@ static int parse(int argc, char **argv, struct options *o)
 		{"listen", required_argument, NULL, 'l'},
 		{"advertise", required_argument, NULL, 'a'},
 		{"local", required_argument, NULL, 'u'},
+		{"local-agents", required_argument, NULL, 'U'},
 		{"store", required_argument, NULL, 'd'},
 		{"lease", required_argument, NULL, 'e'},
 		{"heartbeat", required_argument, NULL, 'b'},
@@ -117,6 +119,9 @@ static int parse(int argc, char **argv, struct options *o)
 			break;
 		case 'u':
 			o->serve.local = optarg;
+			break;
+		case 'U':
+			o->serve.local_agents = optarg;
 			break;
 		case 'd':
 			o->serve.store = optarg;

@@ -33,6 +33,7 @@ struct core {
 	struct core_group *retry_at;
 	struct core_network *bulk; /* whose hosts are told at the end of the event */
 	uint32_t vni_cursor;
+	uint32_t auto_mtu; /* 0: to be computed */
 	struct core_meta meta;
 	bool place_due; /* room became free: try those that wait */
 };
@@ -101,7 +102,7 @@ void network_leave(struct core_network *network);
 void network_forget_name(struct core_network *network);
 void network_free(struct core *core, struct core_network *network);
 /* What the hosts' underlays allow (the smallest less the encapsulation). */
-uint32_t network_auto_mtu(const struct core *core);
+uint32_t network_auto_mtu(struct core *core);
 
 /* netplan.c: who must know of a guest's place */
 void netplan_placed(struct core_guest *guest, struct core_out *out);

@@ -142,10 +142,12 @@ void group_free(struct core *core, struct core_group *group)
 	free(group);
 }
 
-uint32_t network_auto_mtu(const struct core *core)
+uint32_t network_auto_mtu(struct core *core)
 {
 	uint32_t least = 0;
 
+	if (core->auto_mtu)
+		return core->auto_mtu;
 	for (struct core_host *h = core->hosts; h; h = h->hh.next) {
 		uint32_t overhead = h->vtep.family == 6 ? 70 : 50;
 		uint32_t mtu = h->underlay_mtu > overhead ? h->underlay_mtu - overhead : 0;
@@ -154,7 +156,8 @@ uint32_t network_auto_mtu(const struct core *core)
 			least = mtu;
 	}
 	/* With no host known yet: what an ordinary Ethernet allows. */
-	return least ? least : 1450;
+	core->auto_mtu = least ? least : 1450;
+	return core->auto_mtu;
 }
 
 int network_new(struct core *core, struct core_deployment *deployment,

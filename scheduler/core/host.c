@@ -67,6 +67,7 @@ static int give_order(struct core *core, struct core_host *host)
 		core->order_room = room;
 	}
 	host->order = order;
+	core->auto_mtu = 0;
 	core->by_order[order] = host;
 	core->order_hint = order + 1;
 	return 0;
@@ -113,6 +114,7 @@ int host_new(struct core *core, const struct core_hostfacts *facts, struct core_
 
 void host_free(struct core *core, struct core_host *host)
 {
+	core->auto_mtu = 0;
 	index_take(core, host);
 	core->by_order[host->order] = NULL;
 	if (host->order < core->order_hint)
@@ -217,6 +219,7 @@ int core_host_hello(struct core *core, const struct core_hostfacts *facts,
 	if (!host->joined_at)
 		host->joined_at = now;
 	host->state = CORE_HOST_UP;
+	core->auto_mtu = 0;
 	heard(core, host, now, mono);
 	rc = index_put(core, host, err);
 	if (rc < 0) {

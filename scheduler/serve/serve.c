@@ -32,11 +32,34 @@ void serve_tick_soon(struct serve *s)
 	loop_timer_arm(s->tick, RETRY_MS);
 }
 
+static const struct zsock_ops sock_ops = {.on_message = api_message, .on_bad = api_bad};
+
+static int open_local(struct serve *s, const char *option, const char *endpoint, struct err *err)
+{
+	const struct zsock_config config = {
+		.type = ZSOCK_ROUTER, .name = "local", .send_hwm = 10000, .recv_hwm = 10000};
+	char run[600], *slash;
+	int rc = 0;
+
+	if (!str_starts(endpoint, "ipc://") || str_format(run, sizeof(run), "%s", endpoint + 6) < 0)
+		return err_set(
+			err, -EINVAL, "--%s takes ipc://PATH, not '%.80s'", option, endpoint);
+	slash = strrchr(run, '/');
+	if (slash && slash != run) {
+		*slash = 0;
+		rc = fs_mkdirs(run, 0755, err);
+	}
+	if (rc == 0)
+		rc = zsock_open(
+			s->loop, s->zctx, &config, &sock_ops, s, &s->socks[s->sock_count], err);
+	if (rc == 0)
+		rc = zsock_bind(s->socks[s->sock_count++], endpoint, err);
+	return rc;
+}
+
 static int open_sockets(struct serve *s, struct err *err)
 {
-	static const struct zsock_ops ops = {.on_message = api_message, .on_bad = api_bad};
 	const struct serve_config *c = &s->config;
-	char run[600], *slash;
 	int rc = 0;
 
 	for (size_t i = 0; rc == 0 && i < c->listen_count; i++) {
@@ -48,31 +71,15 @@ static int open_sockets(struct serve *s, struct err *err)
 			.send_hwm = 10000,
 			.recv_hwm = 10000};
 
-		rc = zsock_open(s->loop, s->zctx, &config, &ops, s, &s->socks[s->sock_count], err);
+		rc = zsock_open(
+			s->loop, s->zctx, &config, &sock_ops, s, &s->socks[s->sock_count], err);
 		if (rc == 0)
 			rc = zsock_bind(s->socks[s->sock_count++], c->listen[i], err);
 	}
-	if (rc == 0 && c->local) {
-		const struct zsock_config config = {.type = ZSOCK_ROUTER,
-			.name = "local",
-			.send_hwm = 10000,
-			.recv_hwm = 10000};
-
-		if (!str_starts(c->local, "ipc://") ||
-			str_format(run, sizeof(run), "%s", c->local + 6) < 0)
-			return err_set(
-				err, -EINVAL, "--local takes ipc://PATH, not '%.80s'", c->local);
-		slash = strrchr(run, '/');
-		if (slash && slash != run) {
-			*slash = 0;
-			rc = fs_mkdirs(run, 0755, err);
-		}
-		if (rc == 0)
-			rc = zsock_open(
-				s->loop, s->zctx, &config, &ops, s, &s->socks[s->sock_count], err);
-		if (rc == 0)
-			rc = zsock_bind(s->socks[s->sock_count++], c->local, err);
-	}
+	if (rc == 0 && c->local)
+		rc = open_local(s, "local", c->local, err);
+	if (rc == 0 && c->local_agents)
+		rc = open_local(s, "local-agents", c->local_agents, err);
 	return rc;
 }
 

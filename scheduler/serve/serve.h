@@ -19,6 +19,8 @@ struct serve_config {
 	const char *const *listen; /* tcp:// endpoints, with CURVE */
 	size_t listen_count;
 	const char *local;     /* ipc:// endpoint, or NULL */
+	/* The same, for agents: many of them do not keep clients waiting. */
+	const char *local_agents;
 	const char *advertise; /* endpoint in tokens; NULL: the first of LISTEN */
 	uint32_t lease_ms, heartbeat_ms;
 	/* Called when the store is broken: the process must end. */

@@ -14,7 +14,7 @@
 #include "scheduler/serve/serve.h"
 #include "scheduler/store/store.h"
 
-#define SERVE_SOCKS_MAX 9
+#define SERVE_SOCKS_MAX 10
 #define SERVE_EVENTS_MAX 10000u
 #define SERVE_PART 500u		    /* rows or guests in one message */
 #define SERVE_META_MAX (512u << 10) /* of an artefact: a kernel's configuration is in it */
