@@ -7,11 +7,22 @@
 #define KEY_CHARS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-"
 #define ITEM_MAX (2 * STR_NAME_MAX + 16)
 
-typedef int item_fn(struct agentconf *c, const char *item, struct err *err);
+typedef int item_fn(struct agentconf *c, char *item, struct err *err);
 
 static const char *skip(const char *p)
 {
 	return p + strspn(p, " \t");
+}
+
+/* Without the quotes around it, as YAML has them. */
+static char *unquote(char *text)
+{
+	size_t n = strlen(text);
+
+	if (n < 2 || (*text != '"' && *text != '\'') || text[n - 1] != *text)
+		return text;
+	text[n - 1] = '\0';
+	return text + 1;
 }
 
 /* "A, B, C", which may stand in the brackets that YAML has for a list or a map. */
@@ -34,7 +45,7 @@ static int each(struct agentconf *c, const char *list, item_fn *fn, struct err *
 			stop--;
 		if (str_format(item, sizeof(item), "%.*s", (int)(stop - p), p) < 0)
 			return err_set(err, -EINVAL, "'%.60s...' is too long", p);
-		rc = fn(c, item, err);
+		rc = fn(c, unquote(item), err);
 		if (rc < 0)
 			return rc;
 		p = comma ? skip(comma + 1) : end;
@@ -52,19 +63,19 @@ static int check_key(const char *what, const char *key, size_t size, struct err 
 }
 
 /* "KEY=VALUE" or "KEY: VALUE"; the value, or NULL. */
-static const char *split(const char *item, size_t *key_size)
+static char *split(char *item, size_t *key_size)
 {
-	const char *sep = item + strcspn(item, "=:");
+	char *sep = item + strcspn(item, "=:");
 
 	*key_size = (size_t)(sep - item);
 	while (*key_size && (item[*key_size - 1] == ' ' || item[*key_size - 1] == '\t'))
 		--*key_size;
-	return *sep ? skip(sep + 1) : NULL;
+	return *sep ? unquote(sep + 1 + strspn(sep + 1, " \t")) : NULL;
 }
 
 /* ---- labels ---- */
 
-static int add_label(struct agentconf *c, const char *item, struct err *err)
+static int add_label(struct agentconf *c, char *item, struct err *err)
 {
 	struct agentconf_label *label = &c->labels[c->label_count];
 	size_t size;
@@ -98,7 +109,7 @@ int agentconf_set_labels(struct agentconf *c, const char *v, struct err *err)
 
 /* ---- taints ---- */
 
-static int add_taint(struct agentconf *c, const char *item, struct err *err)
+static int add_taint(struct agentconf *c, char *item, struct err *err)
 {
 	const char *colon = strrchr(item, ':'), *equals = strchr(item, '=');
 	size_t size = colon ? (size_t)(colon - item) : strlen(item);
@@ -146,7 +157,7 @@ static int parse_ratio(const char *text, uint32_t *out)
 	return 0;
 }
 
-static int add_overcommit(struct agentconf *c, const char *item, struct err *err)
+static int add_overcommit(struct agentconf *c, char *item, struct err *err)
 {
 	const struct {
 		const char *name;

@@ -24,7 +24,7 @@ static void test_good(void **state)
 	assert_string_equal(c.labels[0].value, "a");
 	assert_string_equal(c.labels[1].value, "");
 	assert_string_equal(c.labels[2].value, "1 2=3");
-	unit_ok(agentconf_set(&c, "labels", " { zone: a , rack: r1 } ", &err), &err);
+	unit_ok(agentconf_set(&c, "labels", " { zone: a , rack: \"r1\" } ", &err), &err);
 	assert_int_equal(c.label_count, 2);
 	assert_string_equal(c.labels[1].key, "rack");
 	assert_string_equal(c.labels[1].value, "r1");
@@ -39,7 +39,7 @@ static void test_good(void **state)
 	assert_string_equal(c.taints[1], "db=yes");
 	assert_string_equal(c.taints[2], "old:prefer");
 	assert_string_equal(c.taints[3], "a=b:prefer");
-	unit_ok(agentconf_set(&c, "taints", "[" KEY63 "=" KEY63 ":prefer]", &err), &err);
+	unit_ok(agentconf_set(&c, "taints", "['" KEY63 "=" KEY63 ":prefer']", &err), &err);
 	assert_int_equal(c.taint_count, 1);
 	assert_string_equal(c.taints[0], KEY63 "=" KEY63 ":prefer");
 
