@@ -228,8 +228,7 @@ void agentconf_defaults(struct agentconf *c)
 {
 	char host[256] = "";
 
-	*c = (struct agentconf){
-		.uid_base = 700000, .simulate_boot_ms = 100, .log_level = LOG_INFO};
+	*c = (struct agentconf){.uid_base = 700000, .simulate_boot_ms = 100, .log_level = LOG_INFO};
 	(void)str_copy(c->state, sizeof(c->state), "/var/lib/umlaut/agent");
 	(void)str_copy(c->run_dir, sizeof(c->run_dir), "/run/umlaut/agent");
 	if (gethostname(host, sizeof(host) - 1) == 0) {

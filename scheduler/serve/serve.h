@@ -18,7 +18,7 @@ struct serve_config {
 	const char *store;	   /* "sqlite:PATH", "memory:"; NULL: <state>/cluster.db */
 	const char *const *listen; /* tcp:// endpoints, with CURVE */
 	size_t listen_count;
-	const char *local;     /* ipc:// endpoint, or NULL */
+	const char *local; /* ipc:// endpoint, or NULL */
 	/* The same, for agents: many of them do not keep clients waiting. */
 	const char *local_agents;
 	const char *advertise; /* endpoint in tokens; NULL: the first of LISTEN */
