@@ -146,10 +146,10 @@ static int make_folder(struct life_job *job)
 
 static int save_work(struct life_job *job)
 {
+	struct agent *agent = job->g->agent;
+	int rc = make_folder(job); /* may bring its own local.pb */
 	const struct fs_file records[] = {{"local.pb", job->local_data, job->local_size},
 		{"spec.pb", job->spec_data, job->spec_size}};
-	struct agent *agent = job->g->agent;
-	int rc = make_folder(job);
 
 	/* local.pb first: a folder with a spec has a slot. */
 	if (rc == 0)
