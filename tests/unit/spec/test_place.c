@@ -411,6 +411,20 @@ static void test_changes(void **state)
 		change(new, (int)i);
 		assert_int_equal(spec_guest_diff(x, y, note, &told), SPEC_LIVE);
 		assert_string_equal(told.text, texts[i]);
+		/* Told alone it is the same. */
+		{
+			const char *arrow = strstr(texts[i], " none -> ");
+			char line[128];
+			struct buf told_text;
+
+			(void)snprintf(line, sizeof(line), "%.*s %s", (int)(arrow - texts[i]),
+				texts[i], arrow + strlen(" none -> "));
+			line[strlen(line) - 1] = '\n';
+			buf_init(&told_text);
+			spec_placement_text(y->placement, &told_text);
+			assert_string_equal(buf_text(&told_text), line);
+			buf_free(&told_text);
+		}
 		/* A running guest is left alone. */
 		assert_true(spec_boot_hash(x) == spec_boot_hash(y));
 		assert_true(spec_disk_hash(x) == spec_disk_hash(y));
