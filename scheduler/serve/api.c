@@ -122,16 +122,28 @@ static void tell_live(struct arena *a, Um__Plan *body, const Um__DeploymentSpec 
 /* What does not fit: the sum of it, then each group where there are several. */
 static void tell_warnings(struct arena *a, const struct core_plan *plan, Um__Plan *body)
 {
+	static const char no_host[] = "no host: ";
+	bool several = plan->short_count > 1;
 	char text[CORE_REASON * 3];
 
 	body->warnings = (char **)arena_list(a, plan->short_count + 1);
-	if (*plan->warning)
-		body->warnings[body->n_warnings++] = arena_str(a, plan->warning);
-	for (size_t i = 0; plan->short_count > 1 && i < plan->short_count; i++) {
-		const struct core_short *s = &plan->shorts[i];
+	if (*plan->warning) {
+		const char *end = several ? strstr(plan->warning, ": ") : NULL;
 
-		(void)snprintf(text, sizeof(text), "%s: %u of %u: %s", s->group, s->missing,
-			s->wanted, s->why);
+		/* Behind it is the first group's reason, which follows anyway. */
+		(void)snprintf(text, sizeof(text), "%.*s",
+			(int)(end ? (size_t)(end - plan->warning) : strlen(plan->warning)),
+			plan->warning);
+		body->warnings[body->n_warnings++] = arena_str(a, text);
+	}
+	for (size_t i = 0; several && i < plan->short_count; i++) {
+		const struct core_short *s = &plan->shorts[i];
+		const char *why = s->why;
+
+		if (str_starts(why, no_host))
+			why += strlen(no_host);
+		(void)snprintf(text, sizeof(text), "%s: %u of %u have no host: %s", s->group,
+			s->missing, s->wanted, why);
 		body->warnings[body->n_warnings++] = arena_str(a, text);
 	}
 }
