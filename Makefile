@@ -252,4 +252,5 @@ help:
 	@echo "make clean       remove $(O)"
 	@echo "V=1 shows the commands"
 
--include $(shell find $(O) -name '*.d' 2>/dev/null)
+# A kernel that is being built there has such files of its own.
+-include $(shell find $(O) -path $(O)/kernel -prune -o -type f -name '*.d' -print 2>/dev/null)

@@ -7,6 +7,7 @@
 #include "clusterctl/why.h"
 #include "clusterctl/yamlout.h"
 #include "lib/str.h"
+#include "spec/spec.h"
 
 #define CALL_MS 60000u
 #define EVENTS 20
@@ -38,6 +39,7 @@ static void spec_text(const Um__GuestSpec *spec, struct buf *out)
 	for (size_t i = 0; i < spec->n_files; i++)
 		buf_printf(out, "  - %s (%zu bytes, mode %04o)\n", spec->files[i]->path,
 			spec->files[i]->content.len, spec->files[i]->mode);
+	spec_placement_text(spec->placement, out);
 	if (*spec->kernel_args)
 		buf_printf(out, "kernel_args: %s\n", spec->kernel_args);
 }

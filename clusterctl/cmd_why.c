@@ -46,14 +46,17 @@ void why_print(const Um__WhyReply *r)
 
 static void print_text(const Um__WhyReply *r)
 {
+	const char *because = r->because;
 	char line[1024];
 
+	if (!*r->host && str_starts(because, "no host: "))
+		because += strlen("no host: ");
 	if (*r->host)
 		(void)str_format(line, sizeof(line), "%.128s is on %.64s%s%.600s", r->guest,
-			r->host, *r->because ? ": " : "", r->because);
+			r->host, *because ? ": " : "", because);
 	else
 		(void)str_format(line, sizeof(line), "%.128s has no host%s%.600s", r->guest,
-			*r->because ? ": " : "", r->because);
+			*because ? ": " : "", because);
 	print_line("", line);
 	if (r->n_items)
 		(void)putchar('\n');

@@ -419,7 +419,9 @@ static int write_spec(const char *dir, const Um__RunnerSpec *spec, struct err *e
 	if (!data)
 		return err_set(err, -ENOMEM, "out of memory");
 	(void)um__runner_spec__pack(spec, data);
-	rc = fs_write_atomic(path, data, size, 0600, err);
+	/* For the runner, which is started next, and for what ends it: of no use to
+	 * anyone after a power loss, so the start does not wait for the disk. */
+	rc = fs_write_quick(path, data, size, 0600, err);
 	free(data);
 	return rc < 0 ? rc : 0;
 }

@@ -74,7 +74,7 @@ struct runnerctl_ops {
 	void (*on_gone)(void *arg, struct runnerctl *rc, const Um__RunnerStatus *last);
 };
 
-/* Writes runner.pb durably, removes what an ended runner left, and spawns
+/* Writes runner.pb, removes what an ended runner left, and spawns
  * PROGRAM (absolute path of umlaut-guest), which detaches itself.  -EBUSY when a
  * runner lives in DIR.  Paths in SPEC are absolute.  SPEC is not kept. */
 int runnerctl_start(struct loop *loop, const char *program, const char *dir,

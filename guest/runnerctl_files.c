@@ -162,7 +162,8 @@ static int sweep_processes(const char *dir, struct err *err)
 		return rc;
 	buf_init(&data);
 	rc = fs_read(path, RUNNERDIR_SPEC_MAX, &data, err);
-	if (rc >= 0) {
+	/* Empty: the host lost its power, and nothing of the guest runs. */
+	if (rc >= 0 && data.size) {
 		spec = um__runner_spec__unpack(NULL, data.size, data.data);
 		rc = spec ? sweep_cgroup(spec, err) : err_set(err, -EBADMSG, "%s is damaged", path);
 		if (spec)

@@ -78,7 +78,9 @@ static int sync_parent(const char *path, struct err *err)
 	return fs_sync_dir(dir, err);
 }
 
-int fs_write_atomic(const char *path, const void *data, size_t size, mode_t mode, struct err *err)
+/* PATH.tmp, and then it is PATH. */
+static int write_renamed(
+	const char *path, const void *data, size_t size, mode_t mode, bool sync, struct err *err)
 {
 	char tmp[PATH_MAX];
 	int fd, rc;
@@ -91,17 +93,41 @@ int fs_write_atomic(const char *path, const void *data, size_t size, mode_t mode
 	rc = write_all(fd, data, size);
 	if (rc < 0)
 		rc = err_errno(err, rc, "write %s", tmp);
-	else if (fchmod(fd, mode) < 0 || fsync(fd) < 0)
+	else if (fchmod(fd, mode) < 0 || (sync && fsync(fd) < 0))
 		rc = err_errno(err, errno, "write %s", tmp);
 	if (close(fd) < 0 && rc == 0)
 		rc = err_errno(err, errno, "close %s", tmp);
 	if (rc == 0 && rename(tmp, path) < 0)
 		rc = err_errno(err, errno, "rename %s to %s", tmp, path);
-	if (rc < 0) {
+	if (rc < 0)
 		(void)unlink(tmp);
-		return rc;
+	return rc;
+}
+
+int fs_write_atomic(const char *path, const void *data, size_t size, mode_t mode, struct err *err)
+{
+	int rc = write_renamed(path, data, size, mode, true, err);
+
+	return rc < 0 ? rc : sync_parent(path, err);
+}
+
+int fs_write_quick(const char *path, const void *data, size_t size, mode_t mode, struct err *err)
+{
+	return write_renamed(path, data, size, mode, false, err);
+}
+
+int fs_write_files(
+	const char *dir, const struct fs_file *files, size_t count, mode_t mode, struct err *err)
+{
+	char path[PATH_MAX];
+	int rc = 0;
+
+	for (size_t i = 0; rc == 0 && i < count; i++) {
+		rc = fs_join(path, sizeof(path), dir, files[i].name, err);
+		if (rc == 0)
+			rc = write_renamed(path, files[i].data, files[i].size, mode, true, err);
 	}
-	return sync_parent(path, err);
+	return rc < 0 ? rc : fs_sync_dir(dir, err);
 }
 
 int fs_mkdirs(const char *path, mode_t mode, struct err *err)

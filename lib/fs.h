@@ -14,6 +14,18 @@
 int fs_read(const char *path, size_t limit, struct buf *out, struct err *err);
 /* Writes PATH.tmp, fsyncs, renames over PATH, fsyncs the folder. */
 int fs_write_atomic(const char *path, const void *data, size_t size, mode_t mode, struct err *err);
+/* The same without fsync: whole or not there for as long as the machine runs; after a
+ * power loss it may be empty. */
+int fs_write_quick(const char *path, const void *data, size_t size, mode_t mode, struct err *err);
+/* Several files of one folder, in this order, as fs_write_atomic() but with one fsync of
+ * the folder for all.  After a failure the first ones may have been written. */
+struct fs_file {
+	const char *name;
+	const void *data;
+	size_t size;
+};
+int fs_write_files(
+	const char *dir, const struct fs_file *files, size_t count, mode_t mode, struct err *err);
 /* Creates PATH and its missing parents with MODE. */
 int fs_mkdirs(const char *path, mode_t mode, struct err *err);
 /* Removes a file or a whole tree, without following links or crossing mounts.

@@ -147,14 +147,13 @@ static int make_folder(struct life_job *job)
 static int save_work(struct life_job *job)
 {
 	struct agent *agent = job->g->agent;
-	int rc = make_folder(job);
+	int rc = make_folder(job); /* may bring its own local.pb */
+	const struct fs_file records[] = {{"local.pb", job->local_data, job->local_size},
+		{"spec.pb", job->spec_data, job->spec_size}};
 
 	/* local.pb first: a folder with a spec has a slot. */
 	if (rc == 0)
-		rc = write_record(
-			job->dir, "local.pb", job->local_data, job->local_size, &job->err);
-	if (rc == 0 && job->spec_data)
-		rc = write_record(job->dir, "spec.pb", job->spec_data, job->spec_size, &job->err);
+		rc = fs_write_files(job->dir, records, job->spec_data ? 2 : 1, 0600, &job->err);
 	/* The end is noted: what tells of it may go. */
 	if (rc == 0 && job->discard)
 		rc = agent->driver.ops->discard(agent->driver.self, job->dir, &job->err);

@@ -99,7 +99,8 @@ static void check_exprs(struct place *s)
 		preferred += e->preferred ? 1 : 0;
 		check_at_index(at, s->where, e->preferred ? "prefer" : "where", index);
 		check_expr(s, e, at);
-		if (!e->preferred) {
+		/* What has too many values is wrong already, and would take its time. */
+		if (!e->preferred && e->n_values <= SPEC_VALUES_MAX) {
 			struct demand *d = add_demand(s, "where");
 
 			d->expr = *e;

@@ -230,14 +230,37 @@ static void numbers_text(const Um__Placement *p, struct buf *out)
 		buf_printf(out, "%spriority %d", out->size ? ", " : "", p->priority);
 }
 
+static void host_labels_text(const Um__Placement *p, struct buf *out)
+{
+	for (size_t i = 0; i < p->n_host_labels; i++)
+		buf_printf(out, "%s%s = %s", i ? ", " : "", p->host_labels[i]->key,
+			p->host_labels[i]->value);
+}
+
+static const struct {
+	const char *name;
+	place_fn *text;
+} parts[] = {{"placement", numbers_text}, {"host_labels", host_labels_text}, {"where", where_text},
+	{"prefer", prefer_text}, {"tolerate", tolerate_text}, {"with", with_text},
+	{"apart", apart_text}, {"spread", spread_text}};
+
+#define PARTS (sizeof(parts) / sizeof(parts[0]))
+
+void spec_placement_text(const Um__Placement *p, struct buf *out)
+{
+	for (size_t i = 0; p && i < PARTS; i++) {
+		struct buf text;
+
+		buf_init(&text);
+		parts[i].text(p, &text);
+		if (text.size)
+			buf_printf(out, "%s: %s\n", parts[i].name, buf_text(&text));
+		buf_free(&text);
+	}
+}
+
 static void diff_placement(struct diff *d)
 {
-	static const struct {
-		const char *name;
-		place_fn *text;
-	} parts[] = {{"placement", numbers_text}, {"where", where_text}, {"prefer", prefer_text},
-		{"tolerate", tolerate_text}, {"with", with_text}, {"apart", apart_text},
-		{"spread", spread_text}};
 	static const Um__Placement nothing = UM__PLACEMENT__INIT;
 	const Um__Placement *old = d->old->placement ? d->old->placement : &nothing;
 	const Um__Placement *new = d->new->placement ? d->new->placement : &nothing;
@@ -245,7 +268,7 @@ static void diff_placement(struct diff *d)
 
 	if (!PART_DIFFERS(d, spec_live_hash, (to->placement = from->placement)))
 		return;
-	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+	for (size_t i = 0; i < PARTS; i++) {
 		struct buf a, b;
 
 		buf_init(&a);
@@ -260,7 +283,7 @@ static void diff_placement(struct diff *d)
 		buf_free(&b);
 	}
 	if (!told)
-		note(d, SPEC_LIVE, "host_labels changed");
+		note(d, SPEC_LIVE, "placement changed");
 }
 
 static void diff_live_parts(struct diff *d)

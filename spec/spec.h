@@ -121,6 +121,8 @@ void spec_expr_text(const Um__LabelExpr *expr, struct buf *out);
 /* "KEY", "KEY=VALUE", "*".  As above. */
 int spec_toleration_parse(const char *text, Um__Toleration *out, size_t *at, struct err *err);
 void spec_toleration_text(const Um__Toleration *toleration, struct buf *out);
+/* A line for each part that says something: "where: zone = a, ssd". */
+void spec_placement_text(const Um__Placement *placement, struct buf *out);
 
 /* ---- defaults ---- */
 

@@ -29,7 +29,8 @@ static void client_hello(struct serve *s, const struct peer *from, const Um__Env
 
 /* ---------------------------------------------------------------- plans */
 
-#define DETAILED 200 /* guests of a plan for which every change is told */
+#define DETAILED 200  /* guests of a plan for which every change is told */
+#define LIVE_MAX 1000 /* kinds of guests of which a plan tells what is only noted */
 
 struct details {
 	struct arena *a;
@@ -60,19 +61,89 @@ static void tell_changes(struct arena *a, Um__PlanItem *item, const Um__Deployme
 	(void)spec_guest_diff(old->guest, new->guest, add_detail, &d);
 }
 
+static Um__PlanItem *add_item(struct arena *a, Um__Plan *body, const char *kind, const char *name)
+{
+	Um__PlanItem *item = arena_get(a, sizeof(*item));
+
+	um__plan_item__init(item);
+	item->op = UM__PLAN_OP__PLAN_CHANGE;
+	item->kind = arena_str(a, kind);
+	item->name = arena_str(a, name);
+	item->details = (char **)arena_list(a, 17);
+	body->items[body->n_items++] = item;
+	return item;
+}
+
+/* The group that NEW was, when all that changed is noted only. */
+static const Um__GroupSpec *live_change(const Um__DeploymentSpec *before, const Um__GroupSpec *new)
+{
+	const Um__GroupSpec *old = NULL;
+
+	for (size_t i = 0; i < before->n_groups && !old; i++)
+		if (strcmp(before->groups[i]->name, new->name) == 0)
+			old = before->groups[i];
+	if (!old || !old->guest || !new->guest || !old->count_set != !new->count_set ||
+		spec_live_hash(old->guest) == spec_live_hash(new->guest) ||
+		spec_guest_diff(old->guest, new->guest, NULL, NULL) != SPEC_LIVE)
+		return NULL;
+	return old;
+}
+
+/* What is only noted, and so no change to the core: BODY has room for DETAILED + 1
+ * more items. */
+static void tell_live(struct arena *a, Um__Plan *body, const Um__DeploymentSpec *before,
+	const Um__DeploymentSpec *after)
+{
+	size_t left = DETAILED;
+
+	if (!before || !after || before->n_groups > LIVE_MAX || after->n_groups > LIVE_MAX)
+		return;
+	if (!before->gang != !after->gang) {
+		Um__PlanItem *item = add_item(a, body, "deployment", after->name);
+
+		item->details[item->n_details++] =
+			arena_str(a, after->gang ? "gang: false -> true" : "gang: true -> false");
+	}
+	for (size_t i = 0; left && i < after->n_groups; i++) {
+		const Um__GroupSpec *new = after->groups[i], *old = live_change(before, new);
+		uint32_t size = spec_group_size(new);
+		struct details d = {.a = a};
+
+		if (!old)
+			continue;
+		d.item = add_item(a, body, "guest", new->name);
+		(void)spec_guest_diff(old->guest, new->guest, add_detail, &d);
+		d.item->details[d.item->n_details++] = arena_str(a, "nothing restarts");
+		body->unchanged -= size < body->unchanged ? size : body->unchanged;
+		left--;
+	}
+}
+
 /* What does not fit: the sum of it, then each group where there are several. */
 static void tell_warnings(struct arena *a, const struct core_plan *plan, Um__Plan *body)
 {
+	static const char no_host[] = "no host: ";
+	bool several = plan->short_count > 1;
 	char text[CORE_REASON * 3];
 
 	body->warnings = (char **)arena_list(a, plan->short_count + 1);
-	if (*plan->warning)
-		body->warnings[body->n_warnings++] = arena_str(a, plan->warning);
-	for (size_t i = 0; plan->short_count > 1 && i < plan->short_count; i++) {
-		const struct core_short *s = &plan->shorts[i];
+	if (*plan->warning) {
+		const char *end = several ? strstr(plan->warning, ": ") : NULL;
 
-		(void)snprintf(text, sizeof(text), "%s: %u of %u: %s", s->group, s->missing,
-			s->wanted, s->why);
+		/* Behind it is the first group's reason, which follows anyway. */
+		(void)snprintf(text, sizeof(text), "%.*s",
+			(int)(end ? (size_t)(end - plan->warning) : strlen(plan->warning)),
+			plan->warning);
+		body->warnings[body->n_warnings++] = arena_str(a, text);
+	}
+	for (size_t i = 0; several && i < plan->short_count; i++) {
+		const struct core_short *s = &plan->shorts[i];
+		const char *why = s->why;
+
+		if (str_starts(why, no_host))
+			why += strlen(no_host);
+		(void)snprintf(text, sizeof(text), "%s: %u of %u have no host: %s", s->group,
+			s->missing, s->wanted, why);
 		body->warnings[body->n_warnings++] = arena_str(a, text);
 	}
 }
@@ -95,7 +166,7 @@ static void send_plan(struct serve *s, const struct peer *to, uint64_t id, const
 	unsigned told = 0;
 
 	body.deployment = arena_str(&a, deployment);
-	body.items = (Um__PlanItem **)arena_list(&a, plan->count);
+	body.items = (Um__PlanItem **)arena_list(&a, plan->count + DETAILED + 1);
 	for (size_t i = 0; i < plan->count; i++) {
 		const struct core_plan_item *from = &plan->items[i];
 		Um__PlanItem *item = arena_get(&a, sizeof(*item));
@@ -120,6 +191,7 @@ static void send_plan(struct serve *s, const struct peer *to, uint64_t id, const
 		body.items[body.n_items++] = item;
 	}
 	body.unchanged = plan->unchanged;
+	tell_live(&a, &body, before, after);
 	body.applied = applied;
 	body.revision = d ? d->revision : 0;
 	tell_warnings(&a, plan, &body);

@@ -55,12 +55,12 @@ static int convert_exprs(const Um__Placement *from, struct core_rules *to, struc
 		[UM__LABEL_OP__LABEL_AT_LEAST] = CORE_AT_LEAST,
 		[UM__LABEL_OP__LABEL_AT_MOST] = CORE_AT_MOST,
 	};
-	struct core_expr *e;
+	struct core_expr *e = NULL;
 	int rc = 0;
 
 	for (size_t i = 0; rc == 0 && i < from->n_host_labels; i++) {
 		rc = add_expr(to, from->host_labels[i]->key, CORE_IN, 1, &e, err);
-		if (rc == 0)
+		if (rc == 0 && e)
 			rc = add_value(e, from->host_labels[i]->value, err);
 	}
 	for (size_t i = 0; rc == 0 && i < from->n_where; i++) {
@@ -70,7 +70,7 @@ static int convert_exprs(const Um__Placement *from, struct core_rules *to, struc
 			return err_set(
 				err, -EINVAL, "placement: operator %d is unknown", (int)x->op);
 		rc = add_expr(to, x->key, ops[x->op], x->n_values, &e, err);
-		if (rc < 0)
+		if (rc < 0 || !e)
 			break;
 		e->number = x->number;
 		e->preferred = x->preferred;

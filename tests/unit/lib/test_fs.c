@@ -36,6 +36,17 @@ static int teardown(void **state)
 	return 0;
 }
 
+static void contains(const char *name, const char *text)
+{
+	struct err err = ERR_INIT;
+	struct buf b;
+
+	buf_init(&b);
+	unit_ok(fs_read(at(name), 64, &b, &err), &err);
+	assert_string_equal(buf_text(&b), text);
+	buf_free(&b);
+}
+
 static void test_write_read(void **state)
 {
 	struct buf b;
@@ -70,6 +81,17 @@ static void test_write_read(void **state)
 	assert_true(fs_write_atomic(at("d"), "x", 1, 0600, &err) < 0);
 	assert_int_equal(access(at("d.tmp"), F_OK), -1);
 	assert_int_equal(fs_write_atomic(at("no/f"), "x", 1, 0600, &err), -ENOENT);
+
+	/* Without waiting for the disk; and several at once, in order. */
+	const struct fs_file files[] = {{"one", "1", 1}, {"two", "22", 2}, {"d", "x", 1}};
+
+	unit_ok(fs_write_quick(at("f"), "quick", 5, 0600, &err), &err);
+	contains("f", "quick");
+	unit_ok(fs_write_files(dir, files, 2, 0600, &err), &err);
+	contains("one", "1");
+	contains("two", "22");
+	assert_true(fs_write_files(dir, files, 3, 0600, &err) < 0); /* d is a folder */
+	assert_int_equal(access(at("d.tmp"), F_OK), -1);
 	buf_free(&b);
 }
 

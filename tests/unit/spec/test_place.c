@@ -276,6 +276,33 @@ static void test_hostile(void **state)
 	for (int i = 0; i < 1000; i++)
 		(void)add_expr(p, "a");
 	errors(s, 1, "where", "1000 expressions and host_labels are more than 16");
+	/* A million values: refused in no time. */
+	s = new_spec(&p);
+	for (int i = 0; i < 2; i++) {
+		static char name[] = "x";
+
+		e = add_expr(p, "a = b");
+		free(e->values[0]);
+		free(e->values);
+		e->n_values = 1000000;
+		e->values = malloc(e->n_values * sizeof(*e->values));
+		assert_non_null(e->values);
+		for (size_t k = 0; k < e->n_values; k++)
+			e->values[k] = i ? (char *)(uintptr_t)protobuf_c_empty_string : name;
+	}
+	{
+		struct spec_errors list;
+
+		spec_errors_init(&list);
+		assert_int_equal(spec_check(s, &list), 2);
+		spec_errors_free(&list);
+		for (int i = 0; i < 2; i++)
+			p->where[i]->n_values = 0;
+		free(p->where[0]->values);
+		free(p->where[1]->values);
+		p->where[0]->values = p->where[1]->values = NULL;
+	}
+	release(s);
 	/* Preferred ones contradict nothing. */
 	s = new_spec(&p);
 	(void)add_expr(p, "a = b");
@@ -411,6 +438,20 @@ static void test_changes(void **state)
 		change(new, (int)i);
 		assert_int_equal(spec_guest_diff(x, y, note, &told), SPEC_LIVE);
 		assert_string_equal(told.text, texts[i]);
+		/* Told alone it is the same. */
+		{
+			const char *arrow = strstr(texts[i], " none -> ");
+			char line[128];
+			struct buf told_text;
+
+			(void)snprintf(line, sizeof(line), "%.*s %s", (int)(arrow - texts[i]),
+				texts[i], arrow + strlen(" none -> "));
+			line[strlen(line) - 1] = '\n';
+			buf_init(&told_text);
+			spec_placement_text(y->placement, &told_text);
+			assert_string_equal(buf_text(&told_text), line);
+			buf_free(&told_text);
+		}
 		/* A running guest is left alone. */
 		assert_true(spec_boot_hash(x) == spec_boot_hash(y));
 		assert_true(spec_disk_hash(x) == spec_disk_hash(y));
