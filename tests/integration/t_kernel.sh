@@ -75,5 +75,14 @@ want="used by 2 guests" check "rm refuses while in use" refused ctl kernel rm fa
 check "it stands still" sh -c "'$BIN/clusterctl' get kernels -o name | grep -qx fast"
 check "delete the lab" ctl delete mix --wait
 check "rm" ctl kernel rm fast
+
+# `kernel build`: with nothing to do it ends at once, and the kernel is in the cluster.
+if [ -f "$(dirname "$fast")/linux-fast.id" ]; then
+	began=$EPOCHREALTIME
+	check "kernel build ends at once" ctl kernel build --out "$(dirname "$fast")"
+	equal "within three seconds" 1 "$(awk -v a="$began" -v b="$EPOCHREALTIME" 'BEGIN {print b - a < 3}')"
+	equal "it is kernel fast" "$release" "$(ctl get kernels fast -o json | jq -r '.[0].release')"
+	check "rm again" ctl kernel rm fast
+fi
 equal "it is gone" debian "$(ctl kernel ls -o name | xargs)"
 finish
