@@ -203,6 +203,8 @@ static void *more_room(struct part *p, void *array, size_t count, size_t *room, 
 	return bigger;
 }
 
+static void add_remove(struct part *p, uint64_t uid, uint64_t epoch);
+
 static void add_guest(struct part *p, const struct core_guest *g)
 {
 	Um__GroupSpec *group =
@@ -211,9 +213,12 @@ static void add_guest(struct part *p, const struct core_guest *g)
 	const Um__ArtefactInfo *kernel;
 	Um__GuestAssign *a;
 
-	/* What is being removed is not in what is wanted. */
-	if (!group || g->evicted)
+	/* What is being removed is named: its agent may have told that nothing is left
+	 * just when the connection was lost, and tells it again. */
+	if (!group || g->evicted) {
+		add_remove(p, g->uid, g->epoch);
 		return;
+	}
 	a = arena_get(&p->a, sizeof(*a));
 	um__guest_assign__init(a);
 	a->uid = g->uid;
@@ -330,13 +335,13 @@ static void add_member_gone(struct part *p, const struct core_action *action)
 	state->removed_macs = macs;
 }
 
-static void add_removed(struct part *p, const struct core_action *action)
+static void add_remove(struct part *p, uint64_t uid, uint64_t epoch)
 {
 	Um__GuestRemove *r = arena_get(&p->a, sizeof(*r));
 
 	um__guest_remove__init(r);
-	r->uid = action->uid;
-	r->epoch = action->epoch;
+	r->uid = uid;
+	r->epoch = epoch;
 	p->d.removed =
 		more_room(p, p->d.removed, p->d.n_removed, &p->removed_room, sizeof(*p->d.removed));
 	p->d.removed[p->d.n_removed++] = r;
@@ -369,7 +374,7 @@ static void tell_changes(struct part *p, const struct told *told)
 				add_guest(p, g);
 			break;
 		case CORE_TELL_REMOVE:
-			add_removed(p, action);
+			add_remove(p, action->uid, action->epoch);
 			break;
 		case CORE_TELL_NET:
 			n = core_network(p->s->core, action->vni);
