@@ -16,6 +16,7 @@
 #include "guest/initrd.h"
 #include "guest/runnerctl.h"
 #include "guest/runnerdir.h"
+#include "lib/boottimes.h"
 #include "lib/fs.h"
 #include "lib/log.h"
 #include "lib/loop.h"
@@ -42,6 +43,7 @@ struct rk {
 	char reason[256];
 	int32_t exit_status;
 	uint32_t boots;
+	struct boottimes times;
 	/* of the stream or request `id` */
 	uint64_t id;
 	struct buf out;
@@ -67,6 +69,8 @@ static inline void rk_note(struct rk *rk, const Um__RunnerStatus *status)
 	rk->by_request = status->by_request;
 	rk->exit_status = status->exit_status;
 	rk->boots = status->boots;
+	memset(&rk->times, 0, sizeof(rk->times));
+	boottimes_add(&rk->times, status->boot);
 	(void)snprintf(rk->reason, sizeof(rk->reason), "%s", status->reason);
 }
 

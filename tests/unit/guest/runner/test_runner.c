@@ -308,6 +308,21 @@ static bool synced(struct rk *rk)
 	return rk->has_ok || rk->ended;
 }
 
+/* Every step from FIRST on was passed, each not before the one before it. */
+static void check_times(const struct rk *rk, size_t first)
+{
+	const uint64_t *at = rk->times.at;
+
+	for (size_t i = 0; i < BOOTTIMES_STEPS; i++) {
+		if ((i < first) != (at[i] == 0))
+			fail_msg("step %zu: %llu", i, (unsigned long long)at[i]);
+		if (i > first)
+			assert_true(at[i] >= at[i - 1]);
+	}
+	assert_true(at[BOOTTIMES_STEPS - 1] <= proc_wall_us());
+	assert_true(at[BOOTTIMES_STEPS - 1] - at[first] < 60 * UINT64_C(1000000));
+}
+
 /* A reboot inside: the same process, configured again, with the hosts of now. */
 static void test_reboot(void **state)
 {
@@ -321,6 +336,7 @@ static void test_reboot(void **state)
 
 	rk_boot(rk, "reboot", &(struct rk_options){.run = "echo x >> /runs"});
 	rk_wait(rk, rk_find_kernel);
+	check_times(rk, UM__BOOT_STEP__BOOT_RUNNER);
 	before = rk->kernel_pid;
 	entry.name = name;
 	entry.ip.data = ip;
@@ -344,6 +360,7 @@ static void test_reboot(void **state)
 	rk_open_exec(rk, "sync; reboot -f; sleep 1000");
 	rk_wait(rk, rk_stream_ended);
 	rk_wait(rk, booted_twice);
+	check_times(rk, UM__BOOT_STEP__BOOT_KERNEL);
 	assert_int_equal(rk->phase, UM__PHASE__RUNNING);
 	rk_wait(rk, rk_find_kernel);
 	assert_int_equal(rk->kernel_pid, before);
