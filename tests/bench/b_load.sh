@@ -58,7 +58,7 @@ asker=$!
 pids+=("$asker")
 ready=0
 while [ "$ready" -lt "$guests" ]; do
-	[ "$(date +%s)" -lt "$((${start%.*} + 300))" ] || { echo "only $ready are running after 300 s"; exit 1; }
+	[ "$(date +%s)" -lt "$((${start%.*} + ${LIMIT:-300}))" ] || { echo "only $ready are running after ${LIMIT:-300} s"; ctl get guests -o json | jq -r ".[] | select(.ready | not) | [.name, .host, .state, .reason] | @tsv" | head -20; tail -5 "$dir"/*.log; exit 1; }
 	sleep 0.2
 	ready=$(ctl get deployments -o json | jq '[.[].ready] | add // 0')
 	kill -0 "$scheduler"
