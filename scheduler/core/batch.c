@@ -12,7 +12,7 @@
 /* Hosts with little room that are looked at beside one for each guest. */
 #define FULL_HOSTS 256u
 
-int batch_rank(const void *a, const void *b)
+static int by_rank(const void *a, const void *b)
 {
 	const struct core_groupspec *x = &(*(struct core_group *const *)a)->spec;
 	const struct core_groupspec *y = &(*(struct core_group *const *)b)->spec;
@@ -24,6 +24,11 @@ int batch_rank(const void *a, const void *b)
 	if (x->strategy == CORE_PACK && x->memory != y->memory)
 		return x->memory > y->memory ? -1 : 1;
 	return 0;
+}
+
+void batch_sort(struct core_group **groups, size_t n)
+{
+	place_sort(groups, n, by_rank);
 }
 
 /* ---------------------------------------------------------------- which groups */
@@ -85,6 +90,7 @@ static bool goes_with(const struct core_group *first, const struct core_group *g
 struct draft {
 	struct batch *batch;
 	struct core_group **groups;
+	uint32_t *guests; /* by group */
 	size_t group_count, items;
 	struct pack_size *sizes;
 	size_t size_count;
@@ -94,7 +100,7 @@ struct draft {
 	uint32_t *to;
 };
 
-static uint32_t waiting(const struct core_group *group)
+static uint32_t without_host(const struct core_group *group)
 {
 	const struct core_guest *guest;
 	uint32_t n = 0;
@@ -119,12 +125,13 @@ static bool gather(struct draft *d, size_t at)
 		if (b->taken[i] || !goes_with(b->groups[at], group))
 			continue;
 		b->taken[i] = true;
-		n = waiting(group);
+		n = b->waiting ? b->waiting[i] : without_host(group);
 		if (!n)
 			continue;
 		d->items += n;
 		if (d->items > PACK_ITEMS_MAX)
 			return false;
+		d->guests[d->group_count] = n;
 		d->groups[d->group_count++] = group;
 		if (!d->size_count || d->sizes[d->size_count - 1].size != group->spec.memory)
 			d->sizes[d->size_count++] = (struct pack_size){.size = group->spec.memory};
@@ -200,7 +207,7 @@ static size_t refused(const struct draft *d)
 	for (size_t i = 0; i < d->group_count; i++) {
 		const struct core_groupspec *s = &d->groups[i]->spec;
 
-		for (uint32_t k = waiting(d->groups[i]); k; k--) {
+		for (uint32_t k = d->guests[i]; k; k--) {
 			uint32_t to = d->to[item++];
 
 			if (to == PACK_NONE)
@@ -251,7 +258,7 @@ static bool draft_plan(struct draft *d)
 	if (!is_better(d, &plan))
 		return false;
 	for (size_t i = 0; i < d->group_count; i++)
-		for (uint32_t k = waiting(d->groups[i]); k; k--) {
+		for (uint32_t k = d->guests[i]; k; k--) {
 			uint32_t to = d->to[item++];
 
 			if (to != PACK_NONE)
@@ -263,10 +270,15 @@ static bool draft_plan(struct draft *d)
 
 /* ---------------------------------------------------------------- batch */
 
-void batch_begin(struct batch *batch, struct core *core, struct core_group **groups, size_t n)
+void batch_begin(struct batch *batch, struct core *core, struct core_group **groups,
+	const uint32_t *waiting, size_t n)
 {
-	*batch = (struct batch){
-		.core = core, .groups = groups, .count = n, .steps = PACK_STEPS, .plans = PLANS};
+	*batch = (struct batch){.core = core,
+		.groups = groups,
+		.waiting = waiting,
+		.count = n,
+		.steps = PACK_STEPS,
+		.plans = PLANS};
 	/* One group alone is of one size. */
 	if (n > 1)
 		batch->taken = calloc(n, sizeof(*batch->taken));
@@ -284,10 +296,12 @@ bool batch_next(struct batch *batch, size_t at)
 		return false;
 	batch->plans--;
 	d.groups = calloc(batch->count - at, sizeof(struct core_group *));
+	d.guests = calloc(batch->count - at, sizeof(*d.guests));
 	d.sizes = calloc(batch->count - at, sizeof(*d.sizes));
-	if (d.groups && d.sizes && gather(&d, at))
+	if (d.groups && d.guests && d.sizes && gather(&d, at))
 		good = draft_plan(&d);
 	free(d.groups);
+	free(d.guests);
 	free(d.sizes);
 	free(d.hosts);
 	free(d.bins);

@@ -14,8 +14,8 @@
 
 #include "scheduler/core/core_int.h"
 
-/* High priorities first; then those to be packed, the largest first. */
-int batch_rank(const void *a, const void *b);
+/* High priorities first; then those to be packed, the largest first; then the lab's order. */
+void batch_sort(struct core_group **groups, size_t n);
 
 /* The next guest of GROUP without a place goes to HOST. */
 struct batch_place {
@@ -25,7 +25,8 @@ struct batch_place {
 
 struct batch {
 	struct core *core;
-	struct core_group **groups; /* in the order of batch_rank(); borrowed */
+	struct core_group **groups; /* as batch_sort() leaves them; borrowed */
+	const uint32_t *waiting;
 	size_t count;
 	bool *taken; /* groups that were in a plan */
 	uint64_t steps;
@@ -35,8 +36,10 @@ struct batch {
 	size_t place_count;
 };
 
-/* For groups that all wait; memory that is short means: no plans. */
-void batch_begin(struct batch *batch, struct core *core, struct core_group **groups, size_t n);
+/* WAITING (borrowed): how many guests of each want a place; NULL: those that are pending
+ * and have no host.  Memory that is short means: no plans. */
+void batch_begin(struct batch *batch, struct core *core, struct core_group **groups,
+	const uint32_t *waiting, size_t n);
 /* Plans for group number AT and those that follow and go with it, as the hosts are now.
  * False: there is no plan that is better than best fit, or they were in one before. */
 bool batch_next(struct batch *batch, size_t at);

@@ -369,8 +369,9 @@ static int make_all(struct pack *p, size_t items)
 		       : -ENOMEM;
 }
 
-/* From the best attempt: the bin of each item, in the order of the sizes. */
-static void answer(struct pack *p, size_t items, uint32_t *to)
+/* From the best attempt: the bin of each item, in the order of the sizes.  True when
+ * a bin is opened for nothing but items of no size. */
+static bool answer(struct pack *p, size_t items, uint32_t *to)
 {
 	const struct pack_in *in = p->in;
 	uint32_t at = 0, open = 0;
@@ -384,19 +385,20 @@ static void answer(struct pack *p, size_t items, uint32_t *to)
 	for (size_t i = 0; i < p->best_count; i++) {
 		const struct pack_put *put = &p->best[i];
 
-		open = put->bin;
 		for (uint32_t n = 0; n < put->count; n++)
 			to[p->left[put->size]++] = put->bin;
 	}
+	if (p->zero == in->size_count || !in->bin_count)
+		return false;
 	/* Items of no size go where something is. */
+	if (p->best_count)
+		open = p->best[0].bin;
 	for (uint32_t i = 0; !p->best_count && i < in->bin_count; i++)
 		if (in->bins[i].used)
 			open = i;
-	for (size_t i = p->zero; i < in->size_count && in->bin_count; i++)
-		while (p->left[i] < items)
-			to[p->left[i]++] = open;
-	if (!p->best_count && in->bin_count && p->zero < in->size_count && !in->bins[open].used)
-		p->cost.opened = 1;
+	while (p->left[p->zero] < items)
+		to[p->left[p->zero]++] = open;
+	return !p->best_count && !in->bins[open].used;
 }
 
 int pack_plan(const struct pack_in *in, uint32_t *to, struct pack_plan *plan)
@@ -434,7 +436,8 @@ int pack_plan(const struct pack_in *in, uint32_t *to, struct pack_plan *plan)
 			goto out;
 		improve(&p, bound);
 	}
-	answer(&p, items, to);
+	if (answer(&p, items, to))
+		p.cost.opened = plan->best_fit.opened = 1;
 	plan->cost = p.cost;
 	plan->bound = bound;
 	plan->steps = steps - p.steps;

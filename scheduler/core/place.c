@@ -298,8 +298,8 @@ static bool try_gang(struct core *core, struct core_deployment *deployment, stru
 	DL_FOREACH (deployment->groups, group)
 		if (group->pending && n < room)
 			groups[n++] = group;
-	place_sort(groups, n, batch_rank);
-	batch_begin(&batch, core, groups, n);
+	batch_sort(groups, n);
+	batch_begin(&batch, core, groups, NULL, n);
 	for (size_t i = 0; i < n; i++)
 		if (batch_next(&batch, i))
 			(void)place_planned(core, &batch, gang, out);
@@ -381,8 +381,8 @@ static void place_fresh(struct core *core, struct core_out *out)
 	}
 	DL_FOREACH2(core->fresh, group, wait_next)
 	groups[n++] = group;
-	place_sort(groups, n, batch_rank);
-	batch_begin(&batch, core, groups, n);
+	batch_sort(groups, n);
+	batch_begin(&batch, core, groups, NULL, n);
 	/* Again for those that wait for others to be placed first. */
 	for (int pass = 0; progress && pass < 8; pass++) {
 		progress = false;
