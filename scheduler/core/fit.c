@@ -5,6 +5,7 @@
 #include <string.h>
 #include <utlist.h>
 
+#include "scheduler/core/batch.h"
 #include "scheduler/core/plan.h"
 #include "scheduler/core/run.h"
 
@@ -148,44 +149,83 @@ static int make_shadow(
 	return 0;
 }
 
+/* As place.c does: those that are planned together first.  LEFT: guests of each group
+ * that have no place. */
+static void try_planned(struct fit *fit, struct core_group **groups, uint32_t *left, size_t n)
+{
+	struct batch batch;
+	struct run run;
+
+	batch_begin(&batch, fit->core, groups, left, n);
+	for (size_t i = 0; i < n; i++) {
+		if (!batch_next(&batch, i))
+			continue;
+		for (size_t k = 0, g = i; k < batch.place_count && !fit->failed; k++) {
+			const struct batch_place *place = &batch.places[k];
+			uint32_t penalty = 0;
+
+			while (groups[g] != place->group)
+				g++;
+			run_begin(&run, fit->core, place->group, NULL);
+			rules_least(&run);
+			if (left[g] && !run.failed &&
+				run_judge(&run, place->host, &penalty) == FITS && !penalty) {
+				put(fit, place->group, place->host);
+				left[g]--;
+			}
+			run_end(&run);
+		}
+	}
+	batch_end(&batch);
+}
+
+/* Twice over where groups wait for others to be placed.  Returns how many of WANTED
+ * guests have no place. */
+static uint32_t try_all(struct fit *fit, struct core_group **groups, uint32_t *left, size_t n,
+	uint32_t wanted, struct core_plan *plan)
+{
+	uint32_t missing = wanted, before;
+	char why[CORE_REASON] = "";
+
+	try_planned(fit, groups, left, n);
+	do {
+		before = missing;
+		missing = 0;
+		plan->short_count = 0;
+		for (size_t i = 0; i < n; i++) {
+			if (left[i])
+				left[i] = try_group(fit, groups[i], left[i], why);
+			if (left[i])
+				short_of(plan, groups[i]->spec.name, plan_numbers(&groups[i]->spec),
+					left[i], why);
+			missing += left[i];
+		}
+	} while (missing && missing < before);
+	return missing;
+}
+
 void fit_check(struct core *core, const struct core_apply *apply, struct core_plan *plan)
 {
 	struct fit fit = {.core = core};
 	struct core_deployment *have;
-	struct core_group *group, *next;
+	struct core_group *group, *next, **groups;
 	uint32_t *left = calloc(apply->group_count + 1, sizeof(*left));
-	uint32_t wanted = 0, missing = 0, before;
-	char why[CORE_REASON] = "";
-	size_t i;
+	uint32_t wanted = 0;
+	size_t n = 0;
 
 	HASH_FIND_STR(core->deployments, apply->name, have);
-	if (!left || make_shadow(&fit, apply, have) < 0)
+	groups = calloc(apply->group_count + 1, sizeof(struct core_group *));
+	if (!left || !groups || make_shadow(&fit, apply, have) < 0)
 		goto out;
-	i = 0;
-	DL_FOREACH (fit.shadow.groups, group) {
-		left[i] = to_create(
-			have ? deployment_group(have, group->spec.name) : NULL, &group->spec);
-		wanted += left[i++];
+	DL_FOREACH (fit.shadow.groups, group)
+		groups[n++] = group;
+	batch_sort(groups, n);
+	for (size_t i = 0; i < n; i++) {
+		left[i] = to_create(have ? deployment_group(have, groups[i]->spec.name) : NULL,
+			&groups[i]->spec);
+		wanted += left[i];
 	}
-	/* Twice over where groups wait for others to be placed. */
-	missing = wanted;
-	do {
-		before = missing;
-		missing = 0;
-		i = 0;
-		plan->short_count = 0;
-		DL_FOREACH (fit.shadow.groups, group) {
-			uint32_t n = left[i];
-
-			if (n)
-				left[i] = try_group(&fit, group, n, why);
-			if (left[i])
-				short_of(plan, group->spec.name, plan_numbers(&group->spec),
-					left[i], why);
-			missing += left[i++];
-		}
-	} while (missing && missing < before);
-	summary(plan, apply->gang, missing, wanted);
+	summary(plan, apply->gang, try_all(&fit, groups, left, n, wanted, plan), wanted);
 out:
 	while (fit.count) {
 		struct put *p = &fit.puts[--fit.count];
@@ -195,6 +235,7 @@ out:
 	DL_FOREACH_SAFE (fit.shadow.groups, group, next)
 		group_free(core, group);
 	free(fit.puts);
+	free(groups);
 	free(left);
 }
 

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <utlist.h>
 
+#include "scheduler/core/batch.h"
 #include "scheduler/core/preempt.h"
 #include "scheduler/core/run.h"
 
@@ -84,12 +85,21 @@ static void list_wait(struct core *core, struct core_group *group)
 
 /* ---------------------------------------------------------------- one group */
 
+/* COST is NULL for a guest that was placed as planned. */
 static void because(const struct run *run, const struct core_host *host,
 	const struct run_cost *cost, char text[CORE_REASON])
 {
 	struct index_need total = index_total(run->core, host);
 	uint64_t used = total.memory ? host->memory_reserved * 100 / total.memory : 100;
 	size_t n;
+
+	if (!cost) {
+		(void)snprintf(text, CORE_REASON,
+			"pack: planned together with others so that few hosts are used, %" PRIu64
+			" %% of its memory reserved",
+			used);
+		return;
+	}
 
 	if (*run->spec->host)
 		n = (size_t)snprintf(text, CORE_REASON, "the lab asks for this host");
@@ -177,12 +187,63 @@ static bool place_group(struct core *core, struct core_group *group, struct core
 	return any;
 }
 
-/* ---------------------------------------------------------------- gangs */
+/* ---------------------------------------------------------------- plans */
 
 struct gang {
 	struct core_guest **guests;
 	size_t count;
 };
+
+static struct core_guest *without_host(struct core_guest *guest)
+{
+	while (guest && guest->host)
+		guest = guest->pending_next;
+	return guest;
+}
+
+/* Places guests as planned, where the host takes them; the others stay as they are.
+ * Those of a GANG (else NULL) for now. */
+static bool place_planned(
+	struct core *core, const struct batch *batch, struct gang *gang, struct core_out *out)
+{
+	struct core_group *group = NULL;
+	struct core_guest *guest = NULL, *next;
+	char text[CORE_REASON];
+	bool any = false;
+	struct run run;
+
+	for (size_t i = 0; i < batch->place_count; i++) {
+		struct core_host *host = batch->places[i].host;
+		uint32_t penalty = 0;
+
+		if (batch->places[i].group != group) {
+			if (group)
+				run_end(&run);
+			group = batch->places[i].group;
+			run_begin(&run, core, group, NULL);
+			rules_least(&run);
+			out->failed |= run.failed;
+			guest = without_host(group->pending);
+		}
+		if (!guest || run.failed || run_judge(&run, host, &penalty) != FITS || penalty)
+			continue;
+		because(&run, host, NULL, text);
+		text_set(core, &guest->placed_because, text);
+		guest_attach_host(guest, host);
+		next = without_host(guest->pending_next);
+		if (gang)
+			gang->guests[gang->count++] = guest;
+		else
+			announce(core, guest, out);
+		guest = next;
+		any = true;
+	}
+	if (group)
+		run_end(&run);
+	return any;
+}
+
+/* ---------------------------------------------------------------- gangs */
 
 /* Puts all pending guests of GROUP on hosts, for now. */
 static bool try_group(
@@ -221,6 +282,42 @@ static bool try_group(
 	return all;
 }
 
+/* As many as can be, for now.  False: out of memory; BLOCKED: a group that has not all,
+ * and why. */
+static bool try_gang(struct core *core, struct core_deployment *deployment, struct gang *gang,
+	struct core_group **blocked, char text[CORE_REASON], struct core_out *out)
+{
+	size_t room = HASH_CNT(hh, deployment->groups_by_name), n = 0;
+	struct core_group **groups = calloc(room + 1, sizeof(struct core_group *));
+	struct core_group *group;
+	struct batch batch;
+	bool more = true;
+
+	if (!groups)
+		return false;
+	DL_FOREACH (deployment->groups, group)
+		if (group->pending && n < room)
+			groups[n++] = group;
+	batch_sort(groups, n);
+	batch_begin(&batch, core, groups, NULL, n);
+	for (size_t i = 0; i < n; i++)
+		if (batch_next(&batch, i))
+			(void)place_planned(core, &batch, gang, out);
+	batch_end(&batch);
+	/* Again as long as it helps: some groups wait for others to be placed. */
+	while (more) {
+		size_t before = gang->count;
+
+		*blocked = NULL;
+		for (size_t i = 0; i < n; i++)
+			if (!try_group(core, groups[i], gang, text))
+				*blocked = groups[i];
+		more = *blocked && gang->count > before;
+	}
+	free(groups);
+	return true;
+}
+
 /* All that wait of a deployment, or none. */
 static bool place_gang(struct core *core, struct core_deployment *deployment, struct core_out *out)
 {
@@ -228,24 +325,14 @@ static bool place_gang(struct core *core, struct core_deployment *deployment, st
 	struct core_group *group, *blocked = NULL;
 	char text[CORE_REASON] = "";
 	size_t pending = 0;
-	bool more = true;
 
 	DL_FOREACH (deployment->groups, group)
 		pending += group->pending_count;
 	gang.guests = calloc(pending + 1, sizeof(struct core_guest *));
-	if (!gang.guests) {
+	if (!gang.guests || !try_gang(core, deployment, &gang, &blocked, text, out)) {
+		free(gang.guests);
 		out->failed = true;
 		return false;
-	}
-	/* Again as long as it helps: some groups wait for others to be placed. */
-	while (more) {
-		size_t before = gang.count;
-
-		blocked = NULL;
-		DL_FOREACH (deployment->groups, group)
-			if (group->pending && !try_group(core, group, &gang, text))
-				blocked = group;
-		more = blocked && gang.count > before;
 	}
 	for (size_t i = 0; i < gang.count; i++) {
 		if (blocked) {
@@ -278,26 +365,12 @@ static bool place_one(struct core *core, struct core_group *group, struct core_o
 	return deployment->gang ? place_gang(core, deployment, out) : place_group(core, group, out);
 }
 
-/* High priorities first; then, for packing, large guests before small ones. */
-static int by_rank(const void *a, const void *b)
-{
-	const struct core_groupspec *x = &(*(struct core_group *const *)a)->spec;
-	const struct core_groupspec *y = &(*(struct core_group *const *)b)->spec;
-
-	if (x->priority != y->priority)
-		return x->priority > y->priority ? -1 : 1;
-	if (x->strategy != y->strategy)
-		return x->strategy == CORE_PACK ? -1 : 1;
-	if (x->strategy == CORE_PACK && x->memory != y->memory)
-		return x->memory > y->memory ? -1 : 1;
-	return 0;
-}
-
 static void place_fresh(struct core *core, struct core_out *out)
 {
 	size_t count = core->fresh_count, n = 0;
 	struct core_group **groups, *group;
 	bool progress = true;
+	struct batch batch;
 
 	if (!count)
 		return;
@@ -308,17 +381,21 @@ static void place_fresh(struct core *core, struct core_out *out)
 	}
 	DL_FOREACH2(core->fresh, group, wait_next)
 	groups[n++] = group;
-	place_sort(groups, n, by_rank);
+	batch_sort(groups, n);
+	batch_begin(&batch, core, groups, NULL, n);
 	/* Again for those that wait for others to be placed first. */
 	for (int pass = 0; progress && pass < 8; pass++) {
 		progress = false;
 		for (size_t i = 0; i < n; i++) {
 			group = groups[i];
+			if (!pass && !group->deployment->gang && batch_next(&batch, i))
+				progress |= place_planned(core, &batch, NULL, out);
 			if (!group->pending || (pass && !group->spec.rules))
 				continue;
 			progress |= place_one(core, group, out);
 		}
 	}
+	batch_end(&batch);
 	free(groups);
 }
 
