@@ -1,0 +1,46 @@
+/* movein: a disk on its way to this host: the target's copy.
+ *
+ *   state     meaning                               calls
+ *   PARTIAL   has some of the disk                  have, blocks, sync, seal
+ *   SEALED    has all of it, synced and read back   digest only: nothing changes any more
+ *   BROKEN    a write failed: the copy on the disk  none; close, open anew, and tell
+ *             may be less than was said             what it really has
+ *
+ * The copy is its own record of progress: movein_have() reads it.  It is never
+ * started from: the agent renames it when the scheduler has committed the move.
+ *
+ * No sockets.  Blocking: for the loop's pool, one thread at a time.  Messages are
+ * checked in full.
+ */
+#ifndef UMLAUT_NODE_AGENT_MOVEIN_H
+#define UMLAUT_NODE_AGENT_MOVEIN_H
+
+#include "node-agent/movedisk.h"
+
+struct movein;
+
+/* Opens the copy at PATH, or makes it when it is not there.  One that is of another
+ * size, or no COW file at all, is removed and made anew: it was a move's, and only
+ * costs sending again.  -EBUSY: another has it. */
+int movein_open(
+	const char *path, const struct cow_spec *spec, struct movein **out, struct err *err);
+void movein_close(struct movein *in); /* NULL is fine; the file stays */
+
+/* Reads what is there.  FN for each message of at most MOVE_HAVE_SEGMENTS segments;
+ * HAVE is borrowed, `move` is 0.  FN's failure ends it. */
+typedef int movein_have_fn(void *arg, const Um__MoveHave *have, struct err *err);
+int movein_have(struct movein *in, movein_have_fn *fn, void *arg, struct err *err);
+
+/* Checks a batch whole (sizes, places, hashes), then writes it.  -EBADMSG: nothing was
+ * written, the copy is as it was.  Others (-ENOSPC, -EIO): BROKEN. */
+int movein_blocks(struct movein *in, const Um__MoveBlocks *blocks, const void *bulk,
+	size_t bulk_size, struct err *err);
+/* All that was written is on the disk. */
+int movein_sync(struct movein *in, struct err *err);
+/* Syncs, drops cached pages, reads all back and compares with the source's digest.
+ * -ESTALE: they differ; have() and another round mend it. */
+int movein_seal(struct movein *in, const uint8_t digest[MOVE_DIGEST], struct err *err);
+bool movein_sealed(const struct movein *in);
+uint64_t movein_written(const struct movein *in); /* bytes, since it was opened */
+
+#endif
