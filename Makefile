@@ -151,12 +151,14 @@ unit-programs: $(UNIT_BIN)
 .PRECIOUS: $(O)/obj/%.o
 # The runner's tests start the programs themselves, with sanitizers.
 $(filter $(O)/unit/guest/runner/%,$(UNIT_BIN)): | $(BIN)/umlaut-guest $(BIN)/umlaut-init
+# The scheduler and the runner are never one program: both have a serve_open().
+unit_libs = $(if $(findstring /scheduler/,$(1)),$(filter-out %libguest_runner.a,$(LIBS)),$(LIBS))
 # A line "LDFLAGS: ..." in a comment of the test adds linker flags (-Wl,--wrap=...).
 $(UNIT_BIN): $(O)/unit/%: $(O)/obj/tests/unit/%.o $(LIBS) $(PROTO_O)
 	@mkdir -p $(@D)
 	@echo "  LD      $(@:$(O)/%=%)"
 	$(Q)$(CC) $(ALL_LDFLAGS) $$(sed -n 's/^ \* LDFLAGS: //p' tests/unit/$*.c) -o $@ $< \
-		-Wl,--start-group $(LIBS) -Wl,--end-group $(PROTO_O) $(PKG_LIBS) -lcmocka -lm
+		-Wl,--start-group $(call unit_libs,$@) -Wl,--end-group $(PROTO_O) $(PKG_LIBS) -lcmocka -lm
 
 SANDIR := $(if $(filter 1,$(DEBUG)),$(O),$(O)/san)
 .PHONY: unit check rules lint format bench kernel fuzz help install uninstall clean

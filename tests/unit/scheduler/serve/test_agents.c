@@ -1,0 +1,249 @@
+/* The serving loop and an agent that loses its connection at a bad moment. */
+#include "scheduler/serve/serve_int.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "lib/fs.h"
+#include "lib/proc.h"
+#include "tests/unit/unit.h"
+
+#define WAIT_MS 20000
+
+struct world {
+	struct loop *loop;
+	struct zctx *zctx;
+	struct serve *serve;
+	struct zsock *agent;
+	struct loop_timer *check;
+	uint64_t deadline, seq;
+	char dir[64], local[96];
+	/* Of the last Desired. */
+	unsigned welcomes, fulls;
+	size_t guests, removed;
+	uint64_t uid, epoch;
+	bool (*done)(struct world *w);
+	bool happened, up;
+};
+
+static void on_broken(void *arg, const struct err *err)
+{
+	(void)arg;
+	fail_msg("the store broke: %s", err_msg(err));
+}
+
+static void on_message(void *arg, struct zsock *sock, const struct zpeer *peer,
+	const Um__Envelope *env, const void *bulk, size_t bulk_size)
+{
+	struct world *w = arg;
+
+	(void)sock;
+	(void)peer;
+	(void)bulk;
+	(void)bulk_size;
+	if (env->body_case == UM__ENVELOPE__BODY_AGENT_WELCOME) {
+		w->welcomes++;
+		w->seq = 0;
+	}
+	if (env->body_case != UM__ENVELOPE__BODY_DESIRED)
+		return;
+	if (w->seq)
+		assert_int_equal(env->desired->seq, w->seq + 1);
+	w->seq = env->desired->seq;
+	w->fulls += env->desired->full && !env->desired->more;
+	w->guests = env->desired->n_guests;
+	w->removed = env->desired->n_removed;
+	if (w->guests) {
+		w->uid = env->desired->guests[0]->uid;
+		w->epoch = env->desired->guests[0]->epoch;
+	}
+	if (w->removed) {
+		assert_int_equal(env->desired->removed[0]->uid, w->uid);
+		assert_int_equal(env->desired->removed[0]->epoch, w->epoch);
+	}
+}
+
+static void on_state(void *arg, struct zsock *sock, bool up, const char *detail)
+{
+	struct world *w = arg;
+
+	(void)sock;
+	(void)detail;
+	w->up = up;
+}
+
+static void on_check(void *arg)
+{
+	struct world *w = arg;
+
+	w->happened = w->done(w);
+	if (w->happened || proc_mono_ms() > w->deadline)
+		loop_stop(w->loop);
+	else
+		loop_timer_arm(w->check, 5);
+}
+
+static void until(struct world *w, bool (*done)(struct world *w))
+{
+	struct err err = ERR_INIT;
+
+	w->done = done;
+	w->deadline = proc_mono_ms() + WAIT_MS;
+	loop_timer_arm(w->check, 0);
+	unit_ok(loop_run(w->loop, &err), &err);
+	assert_true(w->happened);
+}
+
+static void world_open(struct world *w)
+{
+	static const struct zsock_ops ops = {.on_message = on_message, .on_state = on_state};
+	const struct zsock_config agent = {.type = ZSOCK_DEALER, .name = "agent"};
+	struct serve_config config = {
+		.state_dir = w->dir, .store = "memory:", .local = w->local, .on_broken = on_broken};
+	struct err err = ERR_INIT;
+
+	memset(w, 0, sizeof(*w));
+	(void)str_copy(w->dir, sizeof(w->dir), "/tmp/umlaut-serve.XXXXXX");
+	assert_non_null(mkdtemp(w->dir));
+	(void)str_format(w->local, sizeof(w->local), "ipc://%s/sock", w->dir);
+	unit_ok(loop_new(&w->loop, &err), &err);
+	unit_ok(zctx_new(&w->zctx, &err), &err);
+	unit_ok(serve_open(w->loop, &config, &w->serve, &err), &err);
+	unit_ok(zsock_open(w->loop, w->zctx, &agent, &ops, w, &w->agent, &err), &err);
+	unit_ok(zsock_connect(w->agent, w->local, &err), &err);
+	unit_ok(loop_timer_open(w->loop, "check", on_check, w, &w->check, &err), &err);
+}
+
+static void world_close(struct world *w)
+{
+	struct err err = ERR_INIT;
+
+	zsock_close(w->agent, 0);
+	serve_close(w->serve);
+	loop_timer_close(w->check);
+	assert_int_equal(loop_free(w->loop), 0);
+	zctx_free(w->zctx);
+	unit_ok(fs_remove_tree(w->dir, &err), &err);
+}
+
+/* With the guest, when it was heard of. */
+static void hello(struct world *w)
+{
+	Um__Envelope env = wire_env(7);
+	Um__AgentHello m = UM__AGENT_HELLO__INIT;
+	Um__HostFacts facts = UM__HOST_FACTS__INIT;
+	Um__GuestObserved seen = UM__GUEST_OBSERVED__INIT, *list = &seen;
+	struct err err = ERR_INIT;
+	char host[] = "h1", vtep[] = "10.0.0.1";
+	uint8_t boot_id[16] = {1};
+
+	facts.memory_bytes = 1ull << 30;
+	facts.cpu_milli = 4000;
+	facts.disk_bytes = facts.disk_free_bytes = 1ull << 40;
+	facts.vtep = vtep;
+	facts.underlay_mtu = 1500;
+	m.host = host;
+	m.instance = 1;
+	m.boot_id = (ProtobufCBinaryData){.len = sizeof(boot_id), .data = boot_id};
+	m.facts = &facts;
+	if (w->uid) {
+		seen.uid = w->uid;
+		seen.epoch = w->epoch;
+		seen.phase = UM__PHASE__RUNNING;
+		m.guests = &list;
+		m.n_guests = 1;
+	}
+	env.body_case = UM__ENVELOPE__BODY_AGENT_HELLO;
+	env.agent_hello = &m;
+	unit_ok(zsock_send(w->agent, NULL, &env, NULL, 0, &err), &err);
+}
+
+/* A lab of one guest, as a user's apply makes it; images do not matter here. */
+static void apply(struct world *w)
+{
+	Um__GroupSpec group = UM__GROUP_SPEC__INIT, *groups = &group;
+	Um__GuestSpec guest = UM__GUEST_SPEC__INIT;
+	Um__DeploymentSpec from = UM__DEPLOYMENT_SPEC__INIT;
+	struct core_groupspec *g = calloc(1, sizeof(*g));
+	struct core_apply apply = {.groups = g, .group_count = 1};
+	struct core_plan plan = {0};
+	struct err err = ERR_INIT;
+	char lab[] = "lab", web[] = "web";
+
+	assert_non_null(g);
+	group.name = web;
+	group.guest = &guest;
+	from.name = lab;
+	from.groups = &groups;
+	from.n_groups = 1;
+	unit_ok(labs_set(w->serve, labs_copy(&from), &err), &err);
+	(void)str_copy(apply.name, sizeof(apply.name), lab);
+	(void)str_copy(g->name, sizeof(g->name), web);
+	g->memory = 64ull << 20;
+	unit_ok(core_apply(w->serve->core, &apply, false, 1, &plan, &w->serve->out, &err), &err);
+	commit_event(w->serve, NULL, NULL, NULL, 0);
+	core_plan_free(&plan);
+	free(g);
+}
+
+static bool is_up(struct world *w)
+{
+	return w->up;
+}
+
+static bool is_welcome(struct world *w)
+{
+	return w->welcomes && w->fulls == w->welcomes;
+}
+
+static bool has_guest(struct world *w)
+{
+	return w->guests == 1;
+}
+
+static bool is_told_to_remove(struct world *w)
+{
+	return w->removed == 1;
+}
+
+static bool second_full(struct world *w)
+{
+	return w->fulls == 2;
+}
+
+/* It has removed the guest just when the connection was lost, after its hello was
+ * made: the whole state names the guest, so that it says once more that it is gone. */
+static void test_removed_while_away(void **state)
+{
+	struct core_plan plan = {0};
+	struct err err = ERR_INIT;
+	struct world w;
+
+	(void)state;
+	world_open(&w);
+	until(&w, is_up);
+	hello(&w);
+	until(&w, is_welcome);
+	apply(&w);
+	until(&w, has_guest);
+	unit_ok(core_delete(w.serve->core, "lab", false, 1, &plan, &w.serve->out, &err), &err);
+	commit_event(w.serve, NULL, NULL, NULL, 0);
+	core_plan_free(&plan);
+	until(&w, is_told_to_remove);
+	w.removed = 0;
+	hello(&w);
+	until(&w, second_full);
+	assert_int_equal(w.guests, 0);
+	assert_int_equal(w.removed, 1);
+	world_close(&w);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_removed_while_away),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
