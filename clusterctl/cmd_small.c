@@ -1,4 +1,4 @@
-/* start, stop, restart, token, version. */
+/* start, stop, restart, cordon, uncordon, host, token, version. */
 #include <stdio.h>
 #include <string.h>
 
@@ -43,6 +43,57 @@ int cmd_stop(struct ctl *ctl, int argc, char **argv)
 int cmd_restart(struct ctl *ctl, int argc, char **argv)
 {
 	return guest_verb(ctl, argc, argv, UM__GUEST_VERB__GUEST_RESTART);
+}
+
+static int host_verb(struct ctl *ctl, char **hosts, size_t count, Um__HostVerb verb)
+{
+	Um__Envelope env = wire_env(0);
+	Um__HostAction r = UM__HOST_ACTION__INIT;
+	struct err err = ERR_INIT;
+	int rc = ctl_connect(ctl);
+
+	if (rc)
+		return rc;
+	r.hosts = hosts;
+	r.n_hosts = count;
+	r.verb = verb;
+	env.body_case = UM__ENVELOPE__BODY_HOST_ACTION;
+	env.host_action = &r;
+	return ctl_call(ctl, &env, CALL_MS, NULL, NULL, &err) < 0 ? ctl_fail_err(&err) : EXIT_OK;
+}
+
+static int cordon(struct ctl *ctl, int argc, char **argv, Um__HostVerb verb)
+{
+	const struct opt opts[] = {OPT_LAST};
+	int n = opt_parse(ctl, argc, argv, opts, NULL);
+
+	if (n < 0)
+		return -n;
+	if (n < 2)
+		return ctl_usage(ctl, "which host?");
+	return host_verb(ctl, argv + 1, (size_t)(n - 1), verb);
+}
+
+int cmd_cordon(struct ctl *ctl, int argc, char **argv)
+{
+	return cordon(ctl, argc, argv, UM__HOST_VERB__HOST_CORDON);
+}
+
+int cmd_uncordon(struct ctl *ctl, int argc, char **argv)
+{
+	return cordon(ctl, argc, argv, UM__HOST_VERB__HOST_UNCORDON);
+}
+
+int cmd_host(struct ctl *ctl, int argc, char **argv)
+{
+	const struct opt opts[] = {OPT_LAST};
+	int n = opt_parse(ctl, argc, argv, opts, NULL);
+
+	if (n < 0)
+		return -n;
+	if (n < 3 || strcmp(argv[1], "rm") != 0)
+		return ctl_usage(ctl, "host rm HOST...");
+	return host_verb(ctl, argv + 2, (size_t)(n - 2), UM__HOST_VERB__HOST_REMOVE);
 }
 
 static int print_token(void *arg, const Um__Envelope *env)

@@ -122,6 +122,17 @@ const struct verb verbs[] = {
 		"usage: clusterctl stop GUEST...   ('DEPLOYMENT/*': all of a deployment)\n"},
 	{"restart", "restart guests; their disks stay", cmd_restart,
 		"usage: clusterctl restart GUEST...   ('DEPLOYMENT/*': all of a deployment)\n"},
+	{"cordon", "place no new guests on hosts", cmd_cordon,
+		"usage: clusterctl cordon HOST...\n"
+		"\n"
+		"Guests that are there go on.\n"},
+	{"uncordon", "place guests on hosts again", cmd_uncordon,
+		"usage: clusterctl uncordon HOST...\n"},
+	{"host", "forget hosts", cmd_host,
+		"usage: clusterctl host rm HOST...\n"
+		"\n"
+		"A host that is lost, or has not come back since the scheduler started, and has\n"
+		"no guests.  It may join again.\n"},
 	{"image", "build, add, list and remove images", cmd_image,
 		"usage: clusterctl image build busybox [--name NAME] [--size SIZE] [--replace]\n"
 		"       clusterctl image add NAME --from FOLDER|TAR|RAW [--size SIZE] [--replace]\n"

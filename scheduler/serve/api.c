@@ -360,6 +360,48 @@ static void guest_action(struct serve *s, const struct peer *from, const Um__Env
 	commit_event(s, from, &reply, NULL, 0);
 }
 
+static int act_on_host(struct serve *s, const char *host, Um__HostVerb verb, struct err *err)
+{
+	uint64_t now = proc_wall_ms();
+
+	switch (verb) {
+	case UM__HOST_VERB__HOST_CORDON:
+		return core_cordon(s->core, host, true, now, &s->out, err);
+	case UM__HOST_VERB__HOST_UNCORDON:
+		return core_cordon(s->core, host, false, now, &s->out, err);
+	case UM__HOST_VERB__HOST_REMOVE:
+		return core_host_remove(s->core, host, &s->out, err);
+	default:
+		return err_set(err, -EINVAL, "this is done to no host");
+	}
+}
+
+static void host_action(struct serve *s, const struct peer *from, const Um__Envelope *env)
+{
+	const Um__HostAction *r = env->host_action;
+	Um__Envelope reply = wire_env(env->id);
+	Um__Ok ok = UM__OK__INIT;
+	struct err err = ERR_INIT;
+
+	for (size_t i = 0; i < r->n_hosts; i++) {
+		if (!core_host(s->core, r->hosts[i])) {
+			serve_refuse(s, from, env->id, UM__ERROR_CODE__NOT_FOUND, "no host '%.80s'",
+				r->hosts[i]);
+			return;
+		}
+	}
+	for (size_t i = 0; i < r->n_hosts; i++) {
+		if (act_on_host(s, r->hosts[i], r->verb, &err) < 0) {
+			commit_event(s, NULL, NULL, NULL, 0);
+			serve_error(s, from, env->id, &err);
+			return;
+		}
+	}
+	reply.body_case = UM__ENVELOPE__BODY_OK;
+	reply.ok = &ok;
+	commit_event(s, from, &reply, NULL, 0);
+}
+
 /* ---------------------------------------------------------------- the table */
 
 #define ANY_ROLE (1u << ROLE_AGENT | 1u << ROLE_VIEWER | 1u << ROLE_OPERATOR | 1u << ROLE_ADMIN)
@@ -384,6 +426,7 @@ static const struct entry {
 	{UM__ENVELOPE__BODY_APPLY_REQUEST, WRITERS, apply},
 	{UM__ENVELOPE__BODY_DELETE_REQUEST, WRITERS, delete},
 	{UM__ENVELOPE__BODY_GUEST_ACTION, WRITERS, guest_action},
+	{UM__ENVELOPE__BODY_HOST_ACTION, WRITERS, host_action},
 	{UM__ENVELOPE__BODY_GET_REQUEST, READERS, watch_get},
 	{UM__ENVELOPE__BODY_TOKEN_REQUEST, ADMINS, auth_token},
 	{UM__ENVELOPE__BODY_WHY_REQUEST, READERS, rules_why},
