@@ -382,6 +382,18 @@ static bool known(const char *key)
 	return false;
 }
 
+static int unknown(const char *arg, const char *key, struct err *err)
+{
+	const char *names[SETTINGS + 1] = {NULL};
+	const char *near;
+
+	for (size_t i = 0; i < SETTINGS; i++)
+		names[i] = settings[i].key;
+	near = str_nearest(key, names, SETTINGS);
+	return err_set(err, -EINVAL, "unknown option '%.60s'%s%s%s", arg,
+		near ? " (did you mean --" : "", near ? near : "", near ? "?)" : "");
+}
+
 /* "--key=value" or "--key value".  The number of arguments used, or negative. */
 static int set_arg(struct agentconf *c, char **argv, int left, struct err *err)
 {
@@ -390,13 +402,16 @@ static int set_arg(struct agentconf *c, char **argv, int left, struct err *err)
 	int rc;
 
 	if (!str_starts(arg, "--"))
-		return err_set(err, -EINVAL, "unexpected argument '%.60s'", arg);
+		return err_set(err, -EINVAL,
+			*arg == '-' ? "unknown option '%.60s'" : "unexpected argument '%.60s'",
+			arg);
 	eq = strchr(arg, '=');
 	if (str_format(key, sizeof(key), "%.*s", eq ? (int)(eq - arg - 2) : 60, arg + 2) < 0)
 		return err_set(err, -EINVAL, "unknown option '%.60s'", arg);
+	if (!known(key))
+		return unknown(arg, key, err);
 	if (!eq && left < 2)
-		return known(key) ? err_set(err, -EINVAL, "%s needs a value", arg)
-				  : err_set(err, -EINVAL, "unknown option '%.60s'", arg);
+		return err_set(err, -EINVAL, "%s needs a value", arg);
 	rc = agentconf_set(c, key, eq ? eq + 1 : argv[1], err);
 	if (rc < 0)
 		return err_wrap(err, "--%s", key);

@@ -112,8 +112,21 @@ static Um__GuestAssign *copy_assign(const Um__GuestAssign *a)
 	return copy;
 }
 
-/* Equal but for the sources of artefacts, which are hints, and the times. */
-static bool same_assign(const Um__GuestAssign *a, const Um__GuestAssign *b)
+/* Without what says nothing of how the guest boots (spec_live_hash()). */
+static Um__GuestSpec without_live(const Um__GuestSpec *spec)
+{
+	Um__GuestSpec copy = *spec;
+
+	copy.restart = UM__RESTART_POLICY__RESTART_ALWAYS;
+	copy.placement = NULL;
+	copy.n_labels = 0;
+	copy.stop_timeout_ms = 0;
+	return copy;
+}
+
+/* Equal but for the sources of artefacts, which are hints, and the times; LIVE: and
+ * for what may change while the guest runs. */
+static bool same_assign(const Um__GuestAssign *a, const Um__GuestAssign *b, bool live)
 {
 	const Um__GuestAssign *both[2] = {a, b};
 	uint8_t *packed[2] = {NULL, NULL};
@@ -123,7 +136,10 @@ static bool same_assign(const Um__GuestAssign *a, const Um__GuestAssign *b)
 	for (int i = 0; i < 2; i++) {
 		Um__GuestAssign copy = *both[i];
 		Um__BlobRef refs[3] = {*copy.image, *copy.kernel, UM__BLOB_REF__INIT};
+		Um__GuestSpec spec = without_live(copy.spec);
 
+		if (live)
+			copy.spec = &spec;
 		if (copy.modules)
 			refs[2] = *copy.modules;
 		refs[0].n_sources = refs[1].n_sources = refs[2].n_sources = 0;
@@ -145,13 +161,14 @@ static bool same_assign(const Um__GuestAssign *a, const Um__GuestAssign *b)
 
 static void accept(struct guest *g, const Um__GuestAssign *a)
 {
-	bool same = g->assign && !g->gone && same_assign(g->assign, a);
+	bool same = g->assign && !g->gone && same_assign(g->assign, a, false);
+	bool live = g->assign && !g->gone && (same || same_assign(g->assign, a, true));
 	Um__GuestAssign *copy = copy_assign(a);
 	struct err err = ERR_INIT;
 
 	if (!copy)
 		return; /* asked for again with the next full state */
-	if (g->assign && !same) {
+	if (g->assign && !live) {
 		hosts_forget(g);
 		blobs_let_go(g);
 	}
@@ -163,6 +180,12 @@ static void accept(struct guest *g, const Um__GuestAssign *a)
 	g->gone = g->keep_disk = false;
 	if (same)
 		return;
+	if (live) {
+		/* The run goes on, with what it holds. */
+		log_info("guest changed; it goes on", LOG_STR("guest", a->name));
+		life_wanted(g);
+		return;
+	}
 	hosts_add(g, &err);
 	if (err.code)
 		log_warn("names may be missing", LOG_STR("guest", a->name), LOG_ERR(&err));

@@ -11,7 +11,7 @@
 #include "node-agent/life.h"
 #include "node-agent/link.h"
 
-#define BATCH_MS 10   /* after the first mark */
+#define BATCH_MS 10   /* between two messages; the first goes at once */
 #define BATCH_MAX 512 /* guests in one message */
 #define BLOBS_MAX 256
 #define BUSY_MS 100 /* the link's queue was full */
@@ -32,6 +32,7 @@ struct blob_news {
 struct report {
 	struct agent *agent;
 	struct loop_timer *timer;
+	uint64_t sent_at; /* loop time */
 	struct guest *marked, **marked_end;
 	struct extra *extras, **extras_end;
 	struct blob_news *blobs, **blobs_end;
@@ -103,9 +104,11 @@ static uint64_t hash_of(struct guest *g)
 
 static void soon(struct report *report)
 {
+	uint64_t since = loop_now(report->agent->loop) - report->sent_at;
+
 	if (!report->agent->stopping && link_up(report->agent->link) &&
 		!loop_timer_armed(report->timer))
-		loop_timer_arm(report->timer, BATCH_MS);
+		loop_timer_arm(report->timer, since < BATCH_MS ? BATCH_MS - since : 0);
 }
 
 void report_guest(struct guest *g)
@@ -297,6 +300,7 @@ static void flush(void *arg)
 		loop_timer_arm(report->timer, BUSY_MS);
 		return;
 	}
+	report->sent_at = loop_now(report->agent->loop);
 	um__observed__init(&b->observed);
 	take_guests(report, b);
 	take_blobs(report, b);

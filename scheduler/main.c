@@ -65,6 +65,27 @@ static int bad_usage(const char *fmt, ...)
 	return 2;
 }
 
+/* What getopt_long() has just stumbled over. */
+static int bad_option(char **argv, const struct option *longs)
+{
+	const char *names[32] = {NULL}, *arg = argv[optind - 1], *near;
+	char name[64];
+	size_t n = 0;
+
+	if (optopt && !str_starts(arg, "--"))
+		return bad_usage("unknown option '-%c'", optopt);
+	if (optopt)
+		return bad_usage("'%.60s': this option takes no value", arg);
+	while (longs[n].name && n < sizeof(names) / sizeof(names[0])) {
+		names[n] = longs[n].name;
+		n++;
+	}
+	(void)str_format(name, sizeof(name), "%.*s", (int)strcspn(arg + 2, "="), arg + 2);
+	near = str_nearest(name, names, n);
+	return bad_usage("unknown option '%.60s'%s%s%s", arg, near ? " (did you mean --" : "",
+		near ? near : "", near ? "?)" : "");
+}
+
 static int parse_time(const char *name, const char *text, uint32_t *out)
 {
 	struct err err = ERR_INIT;
@@ -100,7 +121,8 @@ static int parse(int argc, char **argv, struct options *o)
 	struct err err = ERR_INIT;
 	int c, rc;
 
-	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, ":", longs, NULL)) != -1) {
 		rc = 0;
 		switch (c) {
 		case 's':
@@ -147,9 +169,10 @@ static int parse(int argc, char **argv, struct options *o)
 		case 'h':
 			(void)fputs(usage, stdout);
 			return 0;
+		case ':':
+			return bad_usage("%s needs a value", argv[optind - 1]);
 		default:
-			(void)fprintf(stderr, "Try --help.\n");
-			return 2;
+			return bad_option(argv, longs);
 		}
 		if (rc)
 			return rc;

@@ -28,22 +28,105 @@ static struct lab *find(const struct serve *s, const char *name)
 	return lab;
 }
 
+static void free_groups(struct lab_group *groups, struct lab_group *by_name)
+{
+	HASH_CLEAR(hh, by_name);
+	free(groups);
+}
+
+static const Um__GroupSpec *group_of(struct lab_group *by_name, const char *name)
+{
+	struct lab_group *group;
+
+	HASH_FIND_STR(by_name, name, group);
+	return group ? group->spec : NULL;
+}
+
+static void tell_guest(struct core_out *out, const struct core_guest *g)
+{
+	struct core_action *action;
+
+	if (out->action_count == out->action_room) {
+		size_t room = out->action_room ? out->action_room * 2 : 64;
+		struct core_action *actions = realloc(out->actions, room * sizeof(*actions));
+
+		if (!actions) {
+			out->failed = true;
+			return;
+		}
+		out->actions = actions;
+		out->action_room = room;
+	}
+	action = &out->actions[out->action_count++];
+	*action = (struct core_action){.kind = CORE_TELL_GUEST, .uid = g->uid, .epoch = g->epoch};
+	(void)str_copy(action->host, sizeof(action->host), g->host->name);
+}
+
+/* With boot or disk changed as well the core has told it. */
+static bool only_live(const Um__GuestSpec *old, const Um__GuestSpec *new)
+{
+	return old && new &&spec_live_hash(old) != spec_live_hash(new) &&
+	       spec_boot_hash(old) == spec_boot_hash(new) &&
+	       spec_disk_hash(old) == spec_disk_hash(new);
+}
+
+static void tell_live(struct serve *s, const struct lab *lab, struct lab_group *old)
+{
+	const struct core_deployment *d = core_deployment(s->core, lab->name);
+	const struct core_group *group;
+	const struct core_guest *g;
+
+	if (!d)
+		return;
+	DL_FOREACH (d->groups, group) {
+		const Um__GroupSpec *was = group_of(old, group->spec.name);
+		const Um__GroupSpec *is = group_of(lab->groups_by_name, group->spec.name);
+
+		if (!was || !is || !only_live(was->guest, is->guest))
+			continue;
+		DL_FOREACH2(group->guests, g, group_next)
+		if (g->host)
+			tell_guest(&s->out, g);
+	}
+}
+
 int labs_set(struct serve *s, Um__DeploymentSpec *spec, struct err *err)
 {
 	struct lab *lab = find(s, spec->name);
+	struct lab_group *groups = calloc(spec->n_groups + 1, sizeof(*groups)), *by_name = NULL;
+	struct lab_group *old_groups, *old_by_name;
+	Um__DeploymentSpec *old;
 
-	if (!lab) {
+	if (!lab && groups) {
 		lab = calloc(1, sizeof(*lab));
-		if (!lab || str_copy(lab->name, sizeof(lab->name), spec->name) < 0) {
+		if (lab && str_copy(lab->name, sizeof(lab->name), spec->name) == 0) {
+			HASH_ADD_STR(s->labs, name, lab);
+		} else {
 			free(lab);
-			um__deployment_spec__free_unpacked(spec, NULL);
-			return err_set(err, -ENOMEM, "memory is short, or a name too long");
+			lab = NULL;
 		}
-		HASH_ADD_STR(s->labs, name, lab);
 	}
-	if (lab->spec)
-		um__deployment_spec__free_unpacked(lab->spec, NULL);
+	if (!lab || !groups) {
+		free(groups);
+		um__deployment_spec__free_unpacked(spec, NULL);
+		return err_set(err, -ENOMEM, "memory is short, or a name too long");
+	}
+	for (size_t i = 0; i < spec->n_groups; i++) {
+		groups[i].spec = spec->groups[i];
+		HASH_ADD_KEYPTR(hh, by_name, spec->groups[i]->name, strlen(spec->groups[i]->name),
+			&groups[i]);
+	}
+	old = lab->spec;
+	old_groups = lab->groups;
+	old_by_name = lab->groups_by_name;
 	lab->spec = spec;
+	lab->groups = groups;
+	lab->groups_by_name = by_name;
+	if (old) {
+		tell_live(s, lab, old_by_name);
+		free_groups(old_groups, old_by_name);
+		um__deployment_spec__free_unpacked(old, NULL);
+	}
 	return 0;
 }
 
@@ -54,6 +137,7 @@ void labs_drop(struct serve *s, const char *name)
 	if (!lab)
 		return;
 	HASH_DEL(s->labs, lab);
+	free_groups(lab->groups, lab->groups_by_name);
 	um__deployment_spec__free_unpacked(lab->spec, NULL);
 	free(lab);
 }
@@ -67,12 +151,12 @@ Um__DeploymentSpec *labs_spec(const struct serve *s, const char *name)
 
 Um__GroupSpec *labs_group(const struct serve *s, const char *deployment, const char *group)
 {
-	Um__DeploymentSpec *spec = labs_spec(s, deployment);
+	struct lab *lab = find(s, deployment);
+	struct lab_group *found = NULL;
 
-	for (size_t i = 0; spec && i < spec->n_groups; i++)
-		if (strcmp(spec->groups[i]->name, group) == 0)
-			return spec->groups[i];
-	return NULL;
+	if (lab)
+		HASH_FIND_STR(lab->groups_by_name, group, found);
+	return found ? found->spec : NULL;
 }
 
 /* ---------------------------------------------------------------- for the core */

@@ -89,6 +89,10 @@ struct artefact {
 struct lab {
 	char name[CORE_NAME];
 	Um__DeploymentSpec *spec; /* owned */
+	struct lab_group {
+		Um__GroupSpec *spec; /* of `spec` */
+		UT_hash_handle hh;
+	} * groups, *groups_by_name;
 	UT_hash_handle hh;
 };
 
@@ -184,7 +188,9 @@ void records_event_gone(uint64_t seq, struct arena *a, struct store_op *op);
 int labs_convert(
 	struct serve *s, const Um__DeploymentSpec *spec, struct core_apply *out, struct err *err);
 void labs_apply_free(struct core_apply *apply);
-int labs_set(struct serve *s, Um__DeploymentSpec *spec, struct err *err); /* takes SPEC */
+/* Takes SPEC.  Guests of which only what needs no restart has changed (restart policy,
+ * labels ...) are no change to the core: that their agents are told is added to s->out. */
+int labs_set(struct serve *s, Um__DeploymentSpec *spec, struct err *err);
 void labs_drop(struct serve *s, const char *name);
 Um__DeploymentSpec *labs_spec(const struct serve *s, const char *name);
 Um__GroupSpec *labs_group(const struct serve *s, const char *deployment, const char *group);
