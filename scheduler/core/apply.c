@@ -239,6 +239,8 @@ static int change_group(
 	if (old->disk_hash == spec->disk_hash)
 		memcpy(group->spec.image_id, old->image_id, CORE_ID);
 	if (old->boot_hash == spec->boot_hash) {
+		/* The cluster's default may be another one by now. */
+		memcpy(group->spec.kernel, old->kernel, sizeof(old->kernel));
 		memcpy(group->spec.kernel_id, old->kernel_id, CORE_ID);
 		memcpy(group->spec.modules_id, old->modules_id, CORE_ID);
 	}

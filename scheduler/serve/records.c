@@ -111,6 +111,8 @@ static void deployment_op(struct serve *s, const char *name, struct arena *a, st
 		r->modules_id = arena_bytes(a, g->spec.modules_id, CORE_ID);
 		r->boot_hash = g->spec.boot_hash;
 		r->disk_hash = g->spec.disk_hash;
+		r->kernel = arena_str(a, g->spec.kernel);
+		r->disk_bytes = g->spec.disk;
 		record.groups[record.n_groups++] = r;
 	}
 	put(a, op, &record.base);
@@ -290,10 +292,15 @@ static void stored_groups(const Um__StoredDeployment *r, struct core_apply *appl
 		struct core_groupspec *g = &apply->groups[i];
 
 		for (size_t k = 0; k < r->n_groups; k++) {
-			const Um__StoredGroup *sg = r->groups[k];
+			/* They are stored in the lab's order, as a rule. */
+			const Um__StoredGroup *sg = r->groups[(i + k) % r->n_groups];
 
 			if (strcmp(sg->name, g->name) != 0)
 				continue;
+			if (*sg->kernel)
+				(void)str_copy(g->kernel, sizeof(g->kernel), sg->kernel);
+			if (!g->disk)
+				g->disk = sg->disk_bytes;
 			if (sg->image_id.len == CORE_ID)
 				memcpy(g->image_id, sg->image_id.data, CORE_ID);
 			if (sg->kernel_id.len == CORE_ID)
@@ -302,6 +309,7 @@ static void stored_groups(const Um__StoredDeployment *r, struct core_apply *appl
 				memcpy(g->modules_id, sg->modules_id.data, CORE_ID);
 			g->boot_hash = sg->boot_hash;
 			g->disk_hash = sg->disk_hash;
+			break;
 		}
 	}
 }

@@ -102,6 +102,27 @@ static void gone(struct world *w, uint64_t uid, uint64_t epoch, const char *host
 	check(w);
 }
 
+/* A lab that names no kernel keeps the one that was the default when it was made. */
+static void test_default_kernel(void **state)
+{
+	struct world w;
+	struct lab lab;
+
+	(void)state;
+	world_open(&w);
+	host_up(&w, "h1", 1ull << 30);
+	lab_init(&lab, "lab", 1);
+	(void)str_copy(lab.groups[0].kernel, CORE_FULLNAME, "debian");
+	lab.groups[0].kernel_id[0] = 1;
+	assert_int_equal(apply(&w, &lab, false, NULL), 0);
+	(void)str_copy(lab.groups[0].kernel, CORE_FULLNAME, "fast");
+	lab.groups[0].kernel_id[0] = 2;
+	assert_int_equal(apply(&w, &lab, false, NULL), 0);
+	assert_string_equal(core_guest_named(w.core, "lab/web-1")->group->spec.kernel, "debian");
+	assert_int_equal(core_guest_named(w.core, "lab/web-1")->group->spec.kernel_id[0], 1);
+	world_close(&w);
+}
+
 static void test_delete(void **state)
 {
 	struct core_plan plan = {0};
@@ -321,6 +342,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_apply_and_run),
 		cmocka_unit_test(test_changes),
+		cmocka_unit_test(test_default_kernel),
 		cmocka_unit_test(test_delete),
 		cmocka_unit_test(test_unplaceable),
 		cmocka_unit_test(test_fixed_addresses),
