@@ -1,0 +1,503 @@
+#include "node-agent/movesend.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/str.h"
+
+#define RETRY_MS 200
+
+struct movesend {
+	struct loop *loop;
+	struct zctx *zctx;
+	struct movesend_config config;
+	const struct movesend_ops *ops;
+	void *arg;
+	char cow[COW_PATH_MAX], endpoint[160];
+	uint8_t image_id[32];
+	struct movesend_status st;
+	struct zsock *sock;
+	struct loop_timer *quiet, *pace;
+	bool closed, last_asked, restart, differed;
+	/* The job in the pool; one at a time. */
+	enum { IDLE, OPENING, BATCHING, ENDING } busy;
+	int job_rc;
+	struct err job_err;
+	/* The session. */
+	struct moveout *out;
+	struct moveout_batch batch;
+	bool have_all, up, batch_over, seal_sent, batch_waits;
+	uint64_t request, sent, acked, tries;
+	uint64_t round_began, round_last, next_at;
+	uint8_t digest[MOVE_DIGEST];
+};
+
+static void advance(struct movesend *s);
+
+static void release(struct movesend *s)
+{
+	moveout_close(s->out);
+	free(s);
+}
+
+static void shut(struct movesend *s)
+{
+	zsock_close(s->sock, 0);
+	s->sock = NULL;
+}
+
+static void fail(struct movesend *s, const struct err *err)
+{
+	if (s->st.state == MS_FAILED || s->st.state == MS_SEALED)
+		return;
+	s->st.state = MS_FAILED;
+	loop_timer_disarm(s->quiet);
+	loop_timer_disarm(s->pace);
+	s->ops->on_failed(s->arg, err);
+}
+
+static bool over(const struct movesend *s)
+{
+	return s->closed || s->st.state == MS_FAILED || s->st.state == MS_SEALED;
+}
+
+static int send_env(struct movesend *s, Um__Envelope *env, const void *bulk, size_t size)
+{
+	struct err err = ERR_INIT;
+
+	return zsock_send(s->sock, NULL, env, bulk, size, &err);
+}
+
+static void account(struct movesend *s)
+{
+	struct moveout_progress p;
+
+	if (!s->out)
+		return;
+	moveout_progress(s->out, &p);
+	s->st.bytes += p.bytes - s->st.progress.bytes;
+	s->st.wire_bytes += p.wire_bytes - s->st.progress.wire_bytes;
+	s->st.progress = p;
+}
+
+/* ---------------------------------------------------------------- the pool */
+
+static void work(void *arg)
+{
+	struct movesend *s = arg;
+
+	s->job_err = ERR_INIT;
+	if (s->busy == OPENING)
+		s->job_rc = moveout_open(s->cow, s->config.uid, &s->out, &s->job_err);
+	else if (s->busy == ENDING)
+		s->job_rc = moveout_last(s->out, &s->job_err);
+	else
+		s->job_rc = moveout_batch(s->out, &s->batch, &s->job_err);
+}
+
+static void work_done(void *arg, bool cancelled)
+{
+	struct movesend *s = arg;
+	int was = (int)s->busy;
+
+	s->busy = IDLE;
+	if (s->closed || cancelled) {
+		if (s->closed)
+			release(s);
+		return;
+	}
+	if (s->job_rc < 0 && !s->restart) {
+		fail(s, &s->job_err);
+		return;
+	}
+	if (was == BATCHING)
+		account(s);
+	if (was == BATCHING && s->job_rc == 0)
+		s->batch_over = true;
+	s->batch_waits = was == BATCHING && s->job_rc > 0;
+	advance(s);
+}
+
+static void run(struct movesend *s, int what)
+{
+	struct err err = ERR_INIT;
+
+	s->busy = (unsigned)what;
+	if (loop_work_run(s->loop, "move", work, work_done, s, &err) < 0) {
+		s->busy = IDLE;
+		fail(s, &err);
+	}
+}
+
+/* ---------------------------------------------------------------- the session */
+
+static void begin_again(struct movesend *s)
+{
+	struct err err = ERR_INIT;
+
+	if (over(s))
+		return;
+	s->st.breaks++;
+	if (++s->tries > MOVESEND_TRIES) {
+		(void)err_set(&err, -ETIMEDOUT, "the target at %s does not answer", s->endpoint);
+		fail(s, &err);
+		return;
+	}
+	s->restart = true;
+	advance(s);
+}
+
+static void send_offer(struct movesend *s)
+{
+	Um__Envelope env = wire_env(++s->request);
+	Um__MoveOffer offer = UM__MOVE_OFFER__INIT;
+
+	offer.move = s->config.uid;
+	offer.epoch = s->config.epoch;
+	offer.disk_size = moveout_size(s->out);
+	offer.disk_generation = s->config.disk_generation;
+	offer.image_id = (ProtobufCBinaryData){.len = sizeof(s->image_id), .data = s->image_id};
+	env.body_case = UM__ENVELOPE__BODY_MOVE_OFFER;
+	env.move_offer = &offer;
+	/* When it does not go, the silence that follows is noticed. */
+	(void)send_env(s, &env, NULL, 0);
+	loop_timer_arm(s->quiet, s->config.quiet_ms);
+}
+
+static void reset(struct movesend *s)
+{
+	s->restart = false;
+	moveout_close(s->out);
+	s->out = NULL;
+	memset(&s->st.progress, 0, sizeof(s->st.progress));
+	s->have_all = s->batch_over = s->seal_sent = s->batch_waits = false;
+	s->sent = s->acked = 0;
+	s->round_last = 0;
+	s->st.state = MS_CONNECT;
+	run(s, OPENING);
+}
+
+static void send_batch(struct movesend *s)
+{
+	Um__Envelope env = wire_env(s->request);
+	uint64_t now = loop_now(s->loop);
+
+	env.body_case = UM__ENVELOPE__BODY_MOVE_BLOCKS;
+	env.move_blocks = &s->batch.blocks;
+	s->batch_waits = false;
+	s->sent = s->batch.blocks.seq;
+	(void)send_env(s, &env, s->batch.bulk, s->batch.bulk_size);
+	loop_timer_arm(s->quiet, s->config.quiet_ms);
+	if (s->config.rate) {
+		uint64_t from = s->next_at > now ? s->next_at : now;
+
+		s->next_at = from + s->batch.blocks.raw_size * UINT64_C(1000) / s->config.rate;
+	}
+}
+
+static void send_seal(struct movesend *s)
+{
+	Um__Envelope env = wire_env(s->request);
+	Um__MoveSeal seal = UM__MOVE_SEAL__INIT;
+	struct err err = ERR_INIT;
+
+	if (s->st.state == MS_LAST) {
+		if (moveout_digest(s->out, s->digest, &err) < 0) {
+			fail(s, &err);
+			return;
+		}
+		seal.digest = (ProtobufCBinaryData){.len = MOVE_DIGEST, .data = s->digest};
+	}
+	seal.move = s->config.uid;
+	seal.round = s->st.progress.round;
+	env.body_case = UM__ENVELOPE__BODY_MOVE_SEAL;
+	env.move_seal = &seal;
+	s->seal_sent = true;
+	(void)send_env(s, &env, NULL, 0);
+	loop_timer_arm(s->quiet, s->config.quiet_ms);
+}
+
+static void begin_round(struct movesend *s)
+{
+	struct err err = ERR_INIT;
+
+	s->batch_over = s->seal_sent = false;
+	s->round_began = loop_now(s->loop);
+	if (s->last_asked) {
+		s->st.state = MS_LAST;
+		run(s, ENDING);
+		return;
+	}
+	s->st.state = MS_ROUND;
+	if (moveout_round(s->out, &err) < 0)
+		fail(s, &err);
+	else
+		run(s, BATCHING);
+}
+
+/* Everything of the round is at the target, durably. */
+static void round_end(struct movesend *s)
+{
+	uint64_t ms = loop_now(s->loop) - s->round_began + 1;
+	uint64_t bytes = s->st.progress.round_bytes, expected;
+	bool shrinks = !s->round_last || bytes < s->round_last - s->round_last / 10;
+
+	if (bytes >= MOVE_BATCH || !s->st.rate)
+		s->st.rate = bytes * 1000 / ms + 1;
+	/* The next round has what was written during this one: at most about as much as
+	 * this one had; and the disk is looked at once more. */
+	expected = s->st.progress.round == 1 ? UINT32_MAX - 1 : bytes * 1000 / s->st.rate;
+	s->st.expected_ms = expected < UINT32_MAX ? (uint32_t)expected : UINT32_MAX - 1;
+	s->round_last = bytes ? bytes : 1;
+	if (s->last_asked || (expected > s->config.max_downtime_ms && shrinks &&
+				     s->st.progress.round < MOVESEND_ROUNDS)) {
+		begin_round(s);
+		return;
+	}
+	s->st.state = MS_READY;
+	loop_timer_disarm(s->quiet);
+	s->ops->on_ready(s->arg);
+}
+
+/* Does what can be done now. */
+static void advance(struct movesend *s)
+{
+	uint64_t now = loop_now(s->loop);
+
+	if (over(s) || s->busy != IDLE)
+		return;
+	if (s->restart) {
+		reset(s);
+		return;
+	}
+	if (s->st.state == MS_CONNECT) {
+		if (s->have_all)
+			begin_round(s);
+		else
+			send_offer(s);
+		return;
+	}
+	if (s->st.state == MS_READY)
+		return;
+	if (s->batch_waits) {
+		if (s->sent - s->acked >= MOVE_WINDOW)
+			return;
+		if (s->next_at > now) {
+			loop_timer_arm(s->pace, s->next_at - now);
+			return;
+		}
+		send_batch(s);
+	}
+	if (!s->batch_over)
+		run(s, BATCHING);
+	else if (!s->seal_sent && s->sent == s->acked)
+		send_seal(s);
+}
+
+/* ---------------------------------------------------------------- what comes */
+
+static void on_ack(struct movesend *s, const Um__MoveAck *ack)
+{
+	if (ack->seq > s->sent || ack->seq < s->acked)
+		return;
+	if (ack->seq > s->acked)
+		s->tries = 0;
+	s->acked = ack->seq;
+	if (s->sent == s->acked && !s->seal_sent)
+		loop_timer_disarm(s->quiet);
+	if (ack->durable && s->seal_sent && s->st.state == MS_ROUND)
+		round_end(s);
+	else
+		advance(s);
+}
+
+static void on_sealed(struct movesend *s, const Um__MoveSealed *sealed)
+{
+	struct err err = ERR_INIT;
+
+	if (s->st.state != MS_LAST || !s->seal_sent)
+		return;
+	if (sealed->digest.len != MOVE_DIGEST ||
+		memcmp(sealed->digest.data, s->digest, MOVE_DIGEST) != 0) {
+		(void)err_set(&err, -EBADMSG, "the target sealed another disk");
+		fail(s, &err);
+		return;
+	}
+	s->st.state = MS_SEALED;
+	loop_timer_disarm(s->quiet);
+	s->ops->on_sealed(s->arg, s->digest);
+}
+
+static void on_error(struct movesend *s, const Um__Error *error)
+{
+	struct err err = ERR_INIT;
+
+	/* Differs after all, for the first time: what the target really has tells which cells. */
+	if (error->code == UM__ERROR_CODE__CONFLICT && s->seal_sent && s->st.state == MS_LAST &&
+		!s->differed) {
+		s->differed = true;
+		begin_again(s);
+		return;
+	}
+	if (error->code == UM__ERROR_CODE__UNAVAILABLE && s->st.state == MS_CONNECT) {
+		loop_timer_arm(s->quiet, RETRY_MS);
+		return;
+	}
+	(void)err_set(&err, wire_errno_from_code(error->code), "the target: %s", error->message);
+	fail(s, &err);
+}
+
+static void on_message(void *arg, struct zsock *sock, const struct zpeer *peer,
+	const Um__Envelope *env, const void *bulk, size_t bulk_size)
+{
+	struct movesend *s = arg;
+	struct err err = ERR_INIT;
+
+	(void)sock;
+	(void)peer;
+	(void)bulk;
+	(void)bulk_size;
+	/* An answer to a session that is over. */
+	if (over(s) || s->restart || env->id != s->request)
+		return;
+	if (env->body_case == UM__ENVELOPE__BODY_ERROR) {
+		on_error(s, env->error);
+	} else if (env->body_case == UM__ENVELOPE__BODY_MOVE_HAVE && s->st.state == MS_CONNECT &&
+		   s->busy == IDLE) {
+		loop_timer_arm(s->quiet, s->config.quiet_ms);
+		if (moveout_have(s->out, env->move_have, &err) < 0) {
+			fail(s, &err);
+			return;
+		}
+		s->have_all = !env->more;
+		if (s->have_all)
+			advance(s);
+	} else if (env->body_case == UM__ENVELOPE__BODY_MOVE_ACK) {
+		on_ack(s, env->move_ack);
+	} else if (env->body_case == UM__ENVELOPE__BODY_MOVE_SEALED) {
+		on_sealed(s, env->move_sealed);
+	}
+}
+
+static void on_state(void *arg, struct zsock *sock, bool up, const char *detail)
+{
+	struct movesend *s = arg;
+	bool was = s->up;
+
+	(void)sock;
+	(void)detail;
+	s->up = up;
+	/* What was on its way is lost; READY has nothing on its way. */
+	if (was && !up && s->st.state == MS_READY)
+		s->restart = true;
+	else if (was && !up)
+		begin_again(s);
+}
+
+static void on_quiet(void *arg)
+{
+	begin_again(arg);
+}
+
+static void on_pace(void *arg)
+{
+	advance(arg);
+}
+
+/* ---------------------------------------------------------------- life */
+
+static int open_parts(struct movesend *s, struct err *err)
+{
+	static const struct zsock_ops ops = {.on_message = on_message, .on_state = on_state};
+	struct zsock_config config = {.type = ZSOCK_DEALER,
+		.name = "move",
+		.secret_key = s->config.secret_key,
+		.public_key = s->config.public_key,
+		.server_key = s->config.server_key};
+	int rc = loop_timer_open(s->loop, "move-quiet", on_quiet, s, &s->quiet, err);
+
+	if (rc >= 0)
+		rc = loop_timer_open(s->loop, "move-pace", on_pace, s, &s->pace, err);
+	if (rc >= 0)
+		rc = zsock_open(s->loop, s->zctx, &config, &ops, s, &s->sock, err);
+	if (rc >= 0)
+		rc = zsock_connect(s->sock, s->endpoint, err);
+	/* The caller's keys were only borrowed. */
+	s->config.secret_key = s->config.public_key = s->config.server_key = NULL;
+	return rc;
+}
+
+int movesend_open(struct loop *loop, struct zctx *zctx, const struct movesend_config *config,
+	const struct movesend_ops *ops, void *arg, struct movesend **out, struct err *err)
+{
+	struct movesend *s = calloc(1, sizeof(*s));
+	int rc;
+
+	if (!s)
+		return err_set(err, -ENOMEM, "memory is short");
+	s->loop = loop;
+	s->zctx = zctx;
+	s->config = *config;
+	if (!s->config.quiet_ms)
+		s->config.quiet_ms = MOVESEND_QUIET_MS;
+	s->ops = ops;
+	s->arg = arg;
+	s->st.expected_ms = UINT32_MAX;
+	if (config->image_id)
+		memcpy(s->image_id, config->image_id, sizeof(s->image_id));
+	if (str_copy(s->cow, sizeof(s->cow), config->cow) < 0 ||
+		str_copy(s->endpoint, sizeof(s->endpoint), config->endpoint) < 0)
+		rc = err_set(err, -ENAMETOOLONG, "a path or endpoint is too long");
+	else
+		rc = open_parts(s, err);
+	if (rc < 0) {
+		movesend_close(s);
+		return rc;
+	}
+	reset(s);
+	*out = s;
+	return 0;
+}
+
+void movesend_last(struct movesend *send)
+{
+	if (over(send) || send->last_asked)
+		return;
+	send->last_asked = true;
+	/* In the middle of a round: it ends first. */
+	if (send->st.state != MS_READY || send->busy != IDLE)
+		return;
+	if (send->restart)
+		advance(send);
+	else
+		begin_round(send);
+}
+
+void movesend_set_rate(struct movesend *send, uint64_t rate)
+{
+	send->config.rate = rate;
+	send->next_at = 0;
+	loop_timer_disarm(send->pace);
+	if (send->batch_waits)
+		advance(send);
+}
+
+void movesend_status(const struct movesend *send, struct movesend_status *out)
+{
+	*out = send->st;
+}
+
+void movesend_close(struct movesend *send)
+{
+	if (!send || send->closed)
+		return;
+	send->closed = true;
+	shut(send);
+	loop_timer_close(send->quiet);
+	loop_timer_close(send->pace);
+	send->quiet = send->pace = NULL;
+	if (send->busy == IDLE)
+		release(send);
+}

@@ -1,0 +1,75 @@
+/* movesend: the source's session of a move: connects to the target's peer channel,
+ * sends rounds, keeps window and rate, begins anew after any break
+ * (docs/migration.md).
+ *
+ *   state    meaning                                        left when
+ *   CONNECT  no answer from the target yet                  MoveHave's last part is in
+ *   ROUND    batches go; at most MOVE_WINDOW unconfirmed    all are confirmed, durably
+ *   READY    on_ready was called: the rest is small; the    movesend_last()
+ *            caller flushes and stops the guest
+ *   LAST     the guest has ended; last difference           MoveSealed
+ *   SEALED   on_sealed was called: the target has it all    -
+ *   FAILED   on_failed was called                           -
+ *
+ * A break of the connection, or MOVESEND_QUIET_MS without a word from the target,
+ * leads to CONNECT; what was confirmed is not sent again.  After
+ * MOVESEND_TRIES such breaks in a row without a batch confirmed: FAILED.  An Error
+ * from the target, or one of reading here: FAILED at once; but one that says
+ * UNAVAILABLE to the offer is a break.
+ *
+ * On the loop's thread; files are read in the pool.
+ */
+#ifndef UMLAUT_NODE_AGENT_MOVESEND_H
+#define UMLAUT_NODE_AGENT_MOVESEND_H
+
+#include "lib/loop.h"
+#include "lib/zsock.h"
+#include "node-agent/moveout.h"
+
+#define MOVESEND_QUIET_MS 60000 /* the target may be reading all it has */
+#define MOVESEND_TRIES 5
+#define MOVESEND_ROUNDS 10 /* at most, before READY */
+
+struct movesend;
+
+enum movesend_state { MS_CONNECT, MS_ROUND, MS_READY, MS_LAST, MS_SEALED, MS_FAILED };
+
+struct movesend_config {
+	const char *cow;
+	uint64_t uid, epoch, disk_generation; /* of the guest */
+	const uint8_t *image_id;	      /* 32 bytes */
+	const char *endpoint;		      /* of the target */
+	/* CURVE; NULL for ipc. */
+	const uint8_t *secret_key, *public_key, *server_key;
+	uint64_t rate;		  /* bytes a second before zstd; 0: no limit */
+	uint32_t max_downtime_ms; /* of the copying alone */
+	uint32_t quiet_ms;	  /* 0: MOVESEND_QUIET_MS */
+};
+
+/* Each may close the session. */
+struct movesend_ops {
+	void (*on_ready)(void *arg);
+	void (*on_sealed)(void *arg, const uint8_t digest[MOVE_DIGEST]);
+	void (*on_failed)(void *arg, const struct err *err);
+};
+
+struct movesend_status {
+	enum movesend_state state;
+	struct moveout_progress progress;
+	uint64_t bytes, wire_bytes; /* of all sessions */
+	uint64_t rate;		    /* measured in the last whole round, bytes a second */
+	uint32_t expected_ms;	    /* for the last difference; UINT32_MAX: not known yet */
+	uint32_t breaks;
+};
+
+/* CONFIG is copied. */
+int movesend_open(struct loop *loop, struct zctx *zctx, const struct movesend_config *config,
+	const struct movesend_ops *ops, void *arg, struct movesend **out, struct err *err);
+/* The guest's kernel has ended.  From any state before SEALED; once. */
+void movesend_last(struct movesend *send);
+void movesend_set_rate(struct movesend *send, uint64_t rate);
+void movesend_status(const struct movesend *send, struct movesend_status *out);
+/* No callback comes any more; the memory goes when the pool is done with it. */
+void movesend_close(struct movesend *send); /* NULL is fine */
+
+#endif
