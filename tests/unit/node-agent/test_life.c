@@ -340,6 +340,41 @@ static void test_dies_anywhere(void **state)
 	assert_true(crashes > 10);
 }
 
+/* What needs no restart reaches the guest that runs, and counts at its next end. */
+static void test_live_change(void **state)
+{
+	struct world *w = *state;
+	uint32_t n = 1;
+
+	until(w, is_here, NULL);
+	want(w, 0)->spec->restart = UM__RESTART_POLICY__RESTART_NEVER;
+	say_all(w);
+	until(w, is_ready, UID(1));
+	w->specs[0].restart = UM__RESTART_POLICY__RESTART_ALWAYS;
+	say_guests(w, false, 0, 1);
+	assert_false(within(w, 300, never, NULL));
+	assert_int_equal(w->fake.stops, 0);
+	assert_int_equal(w->fake.starts, 1);
+	/* It holds also for the next agent. */
+	restart_all(w);
+	until(w, is_here, NULL);
+	fake_end(fake_runner(&w->fake, 1), 1, false);
+	until(w, restarted, &n);
+	say_all(w);
+	/* Back: now it stays ended; and is started when that is changed again. */
+	w->specs[0].restart = UM__RESTART_POLICY__RESTART_NEVER;
+	say_guests(w, false, 0, 1);
+	assert_false(within(w, 300, never, NULL));
+	fake_end(fake_runner(&w->fake, 1), 1, false);
+	until_phase(w, UM__PHASE__FAILED);
+	assert_false(within(w, 2300, never, NULL));
+	assert_int_equal(w->fake.starts, 2);
+	w->specs[0].restart = UM__RESTART_POLICY__RESTART_ALWAYS;
+	say_guests(w, false, 0, 1);
+	until(w, is_ready, UID(1));
+	assert_int_equal(w->fake.fresh, 1);
+}
+
 static bool has_reason(struct world *w, void *text)
 {
 	return strstr(told_of(w, 1)->reason, text) != NULL;
@@ -468,6 +503,7 @@ int main(void)
 		T(test_keep_disk),
 		T(test_agent_restart),
 		T(test_dies_anywhere),
+		T(test_live_change),
 		T(test_troubles),
 		T(test_missing_image),
 		T(test_boot_slots),
