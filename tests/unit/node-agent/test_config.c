@@ -150,6 +150,24 @@ static void test_places(void **state)
 	assert_int_equal(c.memory_overcommit, 0);
 }
 
+static void test_unknown(void **state)
+{
+	static const char *const args[] = {"--nosuch", "--nosuch=1", "-x", "--stat"};
+	static struct agentconf c;
+	char *none[] = {NULL};
+
+	(void)state;
+	for (size_t i = 0; i < UNIT_COUNT(args); i++) {
+		char *argv[] = {
+			(char *)(uintptr_t) "umlaut-agent", (char *)(uintptr_t)args[i], NULL};
+		struct err err = ERR_INIT;
+
+		assert_int_equal(agentconf_load(&c, 2, argv, none, stdout, &err), -EINVAL);
+		unit_says(&err, "unknown option");
+		unit_says(&err, args[i]);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -157,6 +175,7 @@ int main(void)
 		cmocka_unit_test(test_bad),
 		cmocka_unit_test(test_many),
 		cmocka_unit_test(test_places),
+		cmocka_unit_test(test_unknown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
