@@ -362,8 +362,11 @@ static void test_against_brute_force(void **state)
 			left[i] = p->bins[i].room;
 		brute(p, 0, left, (struct pack_cost){0}, &best);
 		assert_true(p->plan.cost.unplaced >= best.unplaced);
-		if (!best.unplaced)
+		if (!best.unplaced) {
 			assert_true(p->plan.bound <= best.opened);
+			assert_int_equal(p->plan.cost.unplaced, 0);
+			assert_int_equal(p->plan.cost.opened, best.opened);
+		}
 		if (p->plan.cost.unplaced == best.unplaced)
 			assert_true(p->plan.cost.opened >= best.opened);
 		optimal += p->plan.cost.unplaced == best.unplaced &&
