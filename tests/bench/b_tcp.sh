@@ -50,11 +50,11 @@ truncate -s 64M "$STATE/hand/image"
 /usr/sbin/mke2fs -q -F -t ext4 -d "$STATE/hand/tree" "$STATE/hand/image" || exit 1
 hand_cleanup() {
 	for n in 1 2; do
-		[ -n "${pids[$n]:-}" ] && kill -KILL -- "-${pids[$n]}" 2> /dev/null
+		# setsid forks: what it started is found by its namespace.
+		ip netns pids "$NAME-hand$n" 2> /dev/null | xargs -r kill -KILL 2> /dev/null
 		ip netns del "$NAME-hand$n" 2> /dev/null
 	done
 }
-declare -A pids
 trap 'hand_cleanup; cleanup' EXIT
 for n in 1 2; do
 	ns=$NAME-hand$n
@@ -72,9 +72,9 @@ start_hand() { # N EXTRA
 	setsid ip netns exec "$NAME-hand$1" $kernel mem=128M ubd0="$STATE/hand/$1/cow,$STATE/hand/image" root=/dev/ubda rw init=/sbin/init \
 		con=null con0=fd:0,fd:1 quiet "vec0:transport=tap,ifname=tap,depth=128,gro=1" uml_dir="$STATE/hand/$1" umid=u "addr=10.31.0.$1" $2
 }
-start_hand 1 "" > "$STATE/hand/1.out" 2>&1 < /dev/null & pids[1]=$!
+start_hand 1 "" > "$STATE/hand/1.out" 2>&1 < /dev/null &
 exec 9<> "$STATE/hand/in"
-start_hand 2 peer=10.31.0.1 > "$STATE/hand/2.out" 2>&1 <&9 & pids[2]=$!
+start_hand 2 peer=10.31.0.1 > "$STATE/hand/2.out" 2>&1 <&9 &
 check "the hand-made pair boots" wait_until 30 grep -q ready "$STATE/hand/2.out" || { cat "$STATE/hand/2.out"; exit 1; }
 hand_round() {
 	local n; n=$(grep -c '^end' "$STATE/hand/2.out")
