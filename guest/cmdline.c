@@ -112,8 +112,8 @@ static int check_spec(const struct cmdline_spec *spec, struct err *err)
 		bool optional;
 	} paths[] = {{"kernel", spec->kernel, false}, {"disk", spec->cow, false},
 		{"base image", spec->base, true}, {"modules", spec->modules, true},
-		{"initrd", spec->initrd, true}, {"uml_dir", spec->uml_dir, false},
-		{"notify socket", spec->notify, true}};
+		{"initrd", spec->initrd, true}, {"bulk window", spec->bulk, true},
+		{"uml_dir", spec->uml_dir, false}, {"notify socket", spec->notify, true}};
 
 	for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++) {
 		if (paths[i].optional && !given(paths[i].path))
@@ -270,6 +270,8 @@ int cmdline_build(const struct cmdline_spec *spec, struct cmdline *out, struct e
 		add(&b, "ubd0d=%s", spec->cow);
 	if (given(spec->modules))
 		add(&b, "ubd1rd=%s", spec->modules);
+	if (given(spec->bulk))
+		add(&b, "ubd7rd=%s", spec->bulk);
 	if (given(spec->initrd))
 		add(&b, "initrd=%s", spec->initrd);
 	add(&b, "con=null");

@@ -1,6 +1,6 @@
 /* cmdline: the argument vector of a guest's kernel.  Pure.
  *
- *   KERNEL mem=64M ubd0=COW,BASE [ubd1rd=MODULES] [initrd=INITRD] con=null
+ *   KERNEL mem=64M ubd0=COW,BASE [ubd1rd=MODULES] [ubd7rd=BULK] [initrd=INITRD] con=null
  *   con0=fd:A,fd:A con1=fd:B,fd:B ssl=null lpj=N vecN:transport=tap,... uml_dir=DIR
  *   umid=ID [noreboot] [mconsole=notify:PATH] EXTRA...
  *
@@ -46,6 +46,7 @@ struct cmdline_spec {
 	const char *base;    /* NULL or "": none */
 	const char *modules; /* ubd1, read-only; NULL or "": none */
 	const char *initrd;  /* NULL or "": none */
+	const char *bulk;    /* ubd7, read-only: the runner's bulk window; NULL or "": none */
 	int console_fd;	     /* con0; -1: null */
 	int agent_fd;	     /* con1; -1: null */
 	const struct cmdline_nic *nics;

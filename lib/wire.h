@@ -26,6 +26,9 @@
 #define WIRE_MESSAGE_MAX (16u << 20) /* packed Envelope over ZeroMQ or a Unix socket */
 #define WIRE_LINE_MAX (64u << 10)    /* over a guest's line */
 #define WIRE_LINE_WINDOW 3072u	     /* unconfirmed bytes into a guest, LineAck */
+#define WIRE_LINE_BULK (1u << 20)    /* bytes of a guest's bulk device */
+#define WIRE_BULK_BATCH (128u << 10) /* most bytes of one LineBulk */
+#define WIRE_BULK_ALIGN 4096u	     /* where a LineBulk may begin, for direct I/O */
 #define WIRE_FRAME_HEADER 12u
 #define WIRE_STREAM_WINDOW (256u << 10) /* first credit of a stream, bytes each way */
 #define WIRE_STREAM_DATA (16u << 10)	/* most bytes in one StreamData */

@@ -2,8 +2,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -11,6 +14,25 @@
 #include "lib/str.h"
 
 #define READ_SIZE 16384
+#define BULK_NODE "/dev/ubdh" /* ubd7 */
+
+static void bulk_open(struct line *line)
+{
+	uint64_t size = 0;
+	int fd = open(BULK_NODE, O_RDONLY | O_DIRECT | O_CLOEXEC);
+
+	line->bulk_fd = -1;
+	if (fd < 0)
+		return;
+	if (ioctl(fd, BLKGETSIZE64, &size) < 0 || size == 0 || size > UINT32_MAX ||
+		posix_memalign((void **)&line->piece, WIRE_BULK_ALIGN, WIRE_BULK_BATCH) != 0) {
+		close(fd);
+		return;
+	}
+	(void)unlink(BULK_NODE);
+	line->bulk_fd = fd;
+	line->bulk_size = (uint32_t)size;
+}
 
 int line_open(struct line *line, const char *name, struct err *err)
 {
@@ -40,6 +62,8 @@ int line_open(struct line *line, const char *name, struct err *err)
 	line->fd = fd;
 	wire_reader_init(&line->in, WIRE_LINE_MAX, true);
 	buf_init(&line->out);
+	wire_reader_init(&line->pieces, WIRE_LINE_MAX, true);
+	bulk_open(line);
 	return 0;
 }
 
@@ -119,15 +143,13 @@ void line_drain(struct line *line, int timeout_ms)
 		(void)tcdrain(line->fd);
 }
 
-/* The runner has at most WIRE_LINE_WINDOW bytes on their way. */
 static void confirm(struct line *line)
 {
 	Um__Envelope env = wire_env(0);
 	Um__LineAck ack = UM__LINE_ACK__INIT;
 
-	if (line->read_total - line->acked < WIRE_LINE_WINDOW / 2)
-		return;
 	line->acked = ack.bytes = line->read_total;
+	ack.bulk = line->bulk_end;
 	env.body_case = UM__ENVELOPE__BODY_LINE_ACK;
 	env.line_ack = &ack;
 	line_send(line, &env);
@@ -141,7 +163,9 @@ void line_read(struct line *line)
 
 	if (n > 0) {
 		line->read_total += (size_t)n;
-		confirm(line);
+		/* The runner has at most WIRE_LINE_WINDOW bytes on their way. */
+		if (line->read_total - line->acked >= WIRE_LINE_WINDOW / 2)
+			confirm(line);
 		if (wire_reader_add(&line->in, data, (size_t)n, &err))
 			sys_log("the agent line: %s", err_msg(&err));
 	} else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
@@ -149,12 +173,44 @@ void line_read(struct line *line)
 	}
 }
 
-Um__Envelope *line_next(struct line *line)
+/* What lies in the bulk device comes before all that follows on the line. */
+static void bulk_read(struct line *line, const Um__LineBulk *at)
+{
+	size_t size = ((size_t)at->size + WIRE_BULK_ALIGN - 1) & ~(size_t)(WIRE_BULK_ALIGN - 1);
+	struct err err = ERR_INIT;
+	size_t done = 0;
+
+	if (line->bulk_fd < 0 || size > WIRE_BULK_BATCH || at->offset % WIRE_BULK_ALIGN ||
+		at->offset > line->bulk_size || size > line->bulk_size - at->offset) {
+		sys_log("the agent line: a piece outside of the bulk device");
+		return;
+	}
+	while (done < at->size) {
+		ssize_t n = pread(
+			line->bulk_fd, line->piece + done, size - done, (off_t)(at->offset + done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0) {
+			sys_log("the bulk device: %s", n < 0 ? strerror(errno) : "too short");
+			line_die(line); /* messages are missing from here on */
+			return;
+		}
+		done += (size_t)n;
+	}
+	line->bulk_end = at->end;
+	confirm(line);
+	if (wire_reader_add(&line->pieces, line->piece, at->size, &err))
+		sys_log("the agent line: %s", err_msg(&err));
+}
+
+/* Of one of the two: NULL when it has none. */
+static Um__Envelope *next_of(struct line *line, struct wire_reader *in)
 {
 	for (;;) {
 		struct err err = ERR_INIT;
 		Um__Envelope *env = NULL;
-		int rc = wire_reader_next(&line->in, &env, &err);
+		int rc = wire_reader_next(in, &env, &err);
 
 		if (rc == 0)
 			return NULL;
@@ -166,6 +222,21 @@ Um__Envelope *line_next(struct line *line)
 			line_failed(line, "config", err_msg(&err));
 		if (rc == -ENOMEM)
 			return NULL;
+	}
+}
+
+Um__Envelope *line_next(struct line *line)
+{
+	for (;;) {
+		Um__Envelope *env = next_of(line, &line->pieces);
+
+		if (env)
+			return env;
+		env = next_of(line, &line->in);
+		if (!env || env->body_case != UM__ENVELOPE__BODY_LINE_BULK)
+			return env;
+		bulk_read(line, env->line_bulk);
+		um__envelope__free_unpacked(env, NULL);
 	}
 }
 

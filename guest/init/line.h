@@ -5,8 +5,9 @@
  * queued and written as the line takes it: line_send() never blocks.  Bulk data
  * is made only while line_room() says so, which bounds the queue; the few other
  * messages are small.  What comes in is confirmed (LineAck), so that the runner never
- * fills the tty: see GuestHello in the schema.  After an end of file or an I/O error the line is
- * `dead`: nothing is read or sent any more, and the guest goes on without it.
+ * fills the tty: see GuestHello in the schema.  What is large lies in the bulk device,
+ * /dev/ubdh, and the line says where (guest/runner/bulk.h).  After an end of file or an I/O error
+ * the line is `dead`: nothing is read or sent any more, and the guest goes on without it.
  */
 #ifndef UMLAUT_GUEST_INIT_LINE_H
 #define UMLAUT_GUEST_INIT_LINE_H
@@ -29,11 +30,16 @@ struct line {
 	size_t sent;	     /* bytes of `out` already written */
 	uint64_t read_total; /* since the hello */
 	uint64_t acked;
+	int bulk_fd;		   /* -1: none */
+	uint32_t bulk_size;	   /* of the device; 0: none */
+	uint64_t bulk_end;	   /* of the last piece that was read */
+	uint8_t *piece;		   /* WIRE_BULK_BATCH bytes, aligned */
+	struct wire_reader pieces; /* frames out of it; before those of `in` */
 	bool dead;
 };
 
 /* Opens /dev/NAME and takes the node away, so that no login prompt of the image
- * opens it too. */
+ * opens it too.  Likewise the bulk device; a guest without one goes on without. */
 int line_open(struct line *line, const char *name, struct err *err);
 
 size_t line_queued(const struct line *line);

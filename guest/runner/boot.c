@@ -12,6 +12,7 @@
 
 #include "guest/cmdline.h"
 #include "guest/kernelinfo.h"
+#include "guest/runner/bulk.h"
 #include "guest/runnerdir.h"
 #include "lib/fs.h"
 #include "lib/log.h"
@@ -23,6 +24,8 @@
 /* Where the kernel finds its lines.  0..2 are /dev/null. */
 #define CONSOLE_AT 3
 #define LINE_AT 4
+#define BULK_AT 5
+#define BULK_PATH "/proc/self/fd/5"
 
 static bool is_none(const Um__RunnerSpec *spec)
 {
@@ -199,6 +202,7 @@ static int build_cmdline(
 		.initrd = !spec->initrd[0] ? ""
 			  : none	   ? spec->initrd
 					   : RUNNERDIR_JAIL_INITRD,
+		.bulk = BULK_PATH,
 		.console_fd = CONSOLE_AT,
 		.agent_fd = LINE_AT,
 		.nics = nics,
@@ -300,12 +304,12 @@ static const char *shared_tmp(struct err *err)
 }
 
 static int start_jail(const Um__RunnerSpec *spec, const char *dir, const struct cmdline *cmdline,
-	const int fds[2], struct boot *boot, struct err *err)
+	const int fds[3], struct boot *boot, struct err *err)
 {
 	struct mounts *m = calloc(1, sizeof(*m));
 	bool none = is_none(spec);
 	uint64_t tmp = spec->memory_bytes + spec->memory_bytes / 16 + 16 * (uint64_t)MIB;
-	int passed[] = {-1, -1, -1, fds[0], fds[1]};
+	int passed[] = {-1, -1, -1, fds[0], fds[1], fds[2]};
 	const char *tmpdir = none ? shared_tmp(err) : "/tmp";
 	char tmp_env[64];
 	const char *envp[] = {tmp_env, "PATH=/", "HOME=/", NULL};
@@ -363,7 +367,7 @@ static int open_root(
 int boot_start(const Um__RunnerSpec *spec, const char *dir, struct boot *boot, struct err *err)
 {
 	struct cmdline cmdline = {0};
-	int console[2] = {-1, -1}, line[2] = {-1, -1};
+	int console[2] = {-1, -1}, line[2] = {-1, -1}, bulk = -1;
 	char uml_dir[PATH_MAX];
 	int rc;
 
@@ -382,8 +386,10 @@ int boot_start(const Um__RunnerSpec *spec, const char *dir, struct boot *boot, s
 	if (rc >= 0 && (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, console) < 0 ||
 			       socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, line) < 0))
 		rc = err_errno(err, errno, "socketpair");
+	if (rc >= 0)
+		rc = bulk_make(&boot->bulk_fd, &bulk, err);
 	if (rc >= 0) {
-		const int theirs[2] = {console[1], line[1]};
+		const int theirs[3] = {console[1], line[1], bulk};
 
 		rc = start_jail(spec, dir, &cmdline, theirs, boot, err);
 	}
@@ -399,6 +405,8 @@ int boot_start(const Um__RunnerSpec *spec, const char *dir, struct boot *boot, s
 		if (line[i] >= 0)
 			(void)close(line[i]);
 	}
+	if (bulk >= 0)
+		(void)close(bulk);
 	if (rc < 0)
 		boot_undo(boot, dir);
 	return rc < 0 ? rc : 0;
@@ -420,6 +428,8 @@ void boot_undo(struct boot *boot, const char *dir)
 		(void)close(boot->console_fd);
 	if (boot->line_fd >= 0)
 		(void)close(boot->line_fd);
+	if (boot->bulk_fd >= 0)
+		(void)close(boot->bulk_fd);
 	if (boot->root_fd >= 0)
 		(void)close(boot->root_fd);
 	boot_remove_dirs(dir);

@@ -14,9 +14,12 @@ struct boot {
 	struct cgroup *cgroup; /* NULL: none */
 	struct jail jail;
 	int console_fd, line_fd; /* our ends; the caller takes them (and sets -1) */
+	int bulk_fd;		 /* our end of the bulk window, bulk.h */
 	int root_fd;		 /* what the kernel sees as its root, for mconsole */
 };
-#define BOOT_INIT ((struct boot){.jail = JAIL_INIT, .console_fd = -1, .line_fd = -1, .root_fd = -1})
+#define BOOT_INIT       \
+	((struct boot){ \
+		.jail = JAIL_INIT, .console_fd = -1, .line_fd = -1, .bulk_fd = -1, .root_fd = -1})
 
 /* Checks what the agent wrote; paths, sizes, names, the COW's owner. */
 int boot_check(const Um__RunnerSpec *spec, struct err *err);

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "guest/runner/bulk.h"
 #include "lib/log.h"
 #include "lib/str.h"
 
@@ -25,6 +26,7 @@ struct line {
 	struct buf control; /* whole frames */
 	struct buf out;	    /* what is being written; out_pos of it is out */
 	size_t out_pos;
+	struct bulk bulk;
 	struct line_flow *flows;  /* the next to be served */
 	uint32_t window;	  /* of unconfirmed bytes; 0: none */
 	uint64_t sent, confirmed; /* since the guest's hello */
@@ -68,39 +70,85 @@ static void flow_unlink(struct line *line, struct line_flow *flow)
 	flow->next = flow->prev = NULL;
 }
 
-/* Bytes of the first frame in BUF, all of which are there. */
-static size_t first_frame(const struct buf *buf)
+/* Bytes of the frame at AT in BUF, all of which are there. */
+static size_t frame_at(const struct buf *buf, size_t at)
 {
 	struct rd r;
 	uint32_t size;
 
-	rd_init(&r, buf->data, buf->size);
+	rd_init(&r, buf->data + at, buf->size - at);
 	rd_skip(&r, 4);
 	size = rd_u32(&r);
-	return r.error ? buf->size : (size_t)WIRE_FRAME_HEADER + size;
+	return r.error ? buf->size - at : (size_t)WIRE_FRAME_HEADER + size;
 }
 
-/* Chooses what to write next. False: nothing is queued. */
-static bool next_out(struct line *line)
+/* Bytes of the whole frames at the front of BUF that fit in MOST. */
+static size_t frames_within(const struct buf *buf, size_t most)
 {
-	struct line_flow *flow;
+	size_t size = 0, next;
+
+	while (size < buf->size) {
+		next = frame_at(buf, size);
+		if (next > most - size)
+			break;
+		size += next;
+	}
+	return size;
+}
+
+/* What is in `out` goes by the window, and only word of it over the line.  Where that
+ * cannot be, it goes over the line as it is. */
+static void by_window(struct line *line)
+{
+	Um__Envelope env = wire_env(0);
+	Um__LineBulk piece = UM__LINE_BULK__INIT;
+	struct err err = ERR_INIT;
+	size_t size = line->out.size;
+
+	if (bulk_put(&line->bulk, line->out.data, size, &piece, &err) < 0) {
+		if (log_rate_pass(&line->rate))
+			log_warn("the bulk window does not work", LOG_ERR(&err));
+		line->bulk.on = false;
+		return;
+	}
+	line->out.size = 0;
+	env.body_case = UM__ENVELOPE__BODY_LINE_BULK;
+	env.line_bulk = &piece;
+	(void)wire_frame(&env, WIRE_LINE_MAX, &line->out, &err); /* has the capacity */
+	line->counts.bytes_bulk += size;
+}
+
+static bool take_control(struct line *line)
+{
 	struct buf swap;
 	size_t size;
 
-	line->out.size = 0;
-	line->out_pos = 0;
-	if (line->control.size) {
-		swap = line->out;
-		line->out = line->control;
-		line->control = swap;
+	if (line->bulk.on && line->control.size >= BULK_LEAST) {
+		size = frames_within(&line->control, bulk_room(&line->bulk));
+		if (!size) /* until the guest has read */
+			return false;
+		buf_add(&line->out, line->control.data, size);
+		if (line->out.failed) { /* memory is short: try again at the next event */
+			line->out.failed = false;
+			return false;
+		}
+		buf_consume(&line->control, size);
+		by_window(line);
 		return true;
 	}
-	flow = line->flows;
-	if (!flow)
-		return false;
-	size = first_frame(&flow->frames);
+	swap = line->out;
+	line->out = line->control;
+	line->control = swap;
+	return true;
+}
+
+/* One frame of the flow whose turn it is.  False: memory is short, or nothing is queued. */
+static bool take_frame(struct line *line, size_t size)
+{
+	struct line_flow *flow = line->flows;
+
 	buf_add(&line->out, flow->frames.data, size);
-	if (line->out.failed) { /* memory is short: try again at the next event */
+	if (line->out.failed) {
 		line->out.failed = false;
 		return false;
 	}
@@ -111,6 +159,34 @@ static bool next_out(struct line *line)
 		buf_free(&flow->frames);
 	}
 	return true;
+}
+
+static bool take_flow(struct line *line)
+{
+	size_t size = frame_at(&line->flows->frames, 0), room;
+
+	if (!line->bulk.on || size < BULK_LEAST)
+		return take_frame(line, size);
+	room = bulk_room(&line->bulk);
+	while (line->flows) {
+		size = frame_at(&line->flows->frames, 0);
+		if (size > room - line->out.size || !take_frame(line, size))
+			break;
+	}
+	if (!line->out.size)
+		return false;
+	by_window(line);
+	return true;
+}
+
+/* Chooses what to write next.  False: nothing is queued, or it waits for the guest. */
+static bool next_out(struct line *line)
+{
+	line->out.size = 0;
+	line->out_pos = 0;
+	if (line->control.size)
+		return take_control(line);
+	return line->flows ? take_flow(line) : false;
 }
 
 static void want(struct line *line, unsigned events)
@@ -181,6 +257,7 @@ static bool take_own(struct line *line, const Um__Envelope *env)
 	if (env->body_case == UM__ENVELOPE__BODY_GUEST_HELLO) {
 		line->window = env->guest_hello->line_window;
 		line->sent = line->confirmed = 0;
+		bulk_begin(&line->bulk, env->guest_hello->line_bulk);
 		return false;
 	}
 	if (env->body_case != UM__ENVELOPE__BODY_LINE_ACK)
@@ -190,6 +267,7 @@ static bool take_own(struct line *line, const Um__Envelope *env)
 	/* It read what was sent to the kernel before it. */
 	if (line->confirmed > line->sent)
 		line->sent = line->confirmed;
+	bulk_confirm(&line->bulk, env->line_ack->bulk);
 	pump(line);
 	return true;
 }
@@ -297,6 +375,7 @@ int line_open(struct loop *loop, int fd, const struct line_ops *ops, void *arg, 
 	line->fd = fd;
 	line->ops = ops;
 	line->arg = arg;
+	line->bulk = BULK_INIT;
 	wire_reader_init(&line->in, WIRE_LINE_MAX, true);
 	buf_init(&line->control);
 	line->control.limit = LINE_CONTROL_MAX;
@@ -316,6 +395,11 @@ int line_open(struct loop *loop, int fd, const struct line_ops *ops, void *arg, 
 	}
 	*out = line;
 	return 0;
+}
+
+void line_bulk(struct line *line, int fd)
+{
+	line->bulk.fd = fd;
 }
 
 void line_close(struct line *line)

@@ -12,6 +12,9 @@
  * that console no more (line_throttle() in arch/um/drivers/line.c takes the
  * descriptor out of the interrupts, and nothing puts it back).
  *
+ * What is large goes by way of the guest's bulk window where it has one (bulk.h), several
+ * frames at a time; the line then carries where they are.  Order is kept either way.
+ *
  * A flow's queue is bounded by its owner (the stream's window), the control queue
  * by LINE_CONTROL_MAX.  The guest is untrusted: a broken frame is skipped to the
  * next magic, an Envelope that does not decode is dropped and counted.
@@ -44,6 +47,8 @@ struct line_ops {
 /* Takes ownership of FD on success. */
 int line_open(struct loop *loop, int fd, const struct line_ops *ops, void *arg, struct line **out,
 	struct err *err);
+/* The guest has a bulk window; FD stays the caller's, and open as long as the line. */
+void line_bulk(struct line *line, int fd);
 void line_close(struct line *line); /* flows must have been dropped */
 
 /* Queues a control frame.  -EMSGSIZE over WIRE_LINE_MAX, -ENOBUFS. */
@@ -63,6 +68,7 @@ void line_reset(struct line *line);
 
 struct line_counts {
 	uint64_t bytes_in, bytes_out, frames_in, skipped, broken;
+	uint64_t bytes_bulk; /* by the bulk window */
 };
 void line_counts(const struct line *line, struct line_counts *out);
 

@@ -356,6 +356,7 @@ static int open_parts(struct run *run, struct err *err)
 	if (rc < 0)
 		return rc;
 	run->boot.line_fd = -1;
+	line_bulk(run->line, run->boot.bulk_fd);
 	rc = loop_fd_open(
 		run->loop, "kernel", run->boot.jail.pidfd, on_exit_fd, run, &run->exit_watch, err);
 	if (rc >= 0)

@@ -14,6 +14,7 @@ static struct cmdline_spec good(void)
 		.cow = "/disk/cow",
 		.base = "/disk/base",
 		.modules = "/disk/modules",
+		.bulk = "/proc/self/fd/5",
 		.initrd = "/initrd",
 		.console_fd = 3,
 		.agent_fd = 4,
@@ -45,8 +46,8 @@ static void test_whole(void **state)
 {
 	const struct cmdline_spec spec = good();
 	static const char *const want[] = {"/kernel", "mem=64M", "ubd0=/disk/cow,/disk/base",
-		"ubd1rd=/disk/modules", "initrd=/initrd", "con=null", "con0=fd:3,fd:3",
-		"con1=fd:4,fd:4", "ssl=null", "lpj=40000000",
+		"ubd1rd=/disk/modules", "ubd7rd=/proc/self/fd/5", "initrd=/initrd", "con=null",
+		"con0=fd:3,fd:3", "con1=fd:4,fd:4", "ssl=null", "lpj=40000000",
 		"vec0:transport=tap,ifname=t3.0,depth=128,gro=1,mac=02:00:00:00:00:01",
 		"vec1:transport=tap,ifname=t3.1,depth=64,gro=1,mac=02:00:00:00:00:02",
 		"uml_dir=/uml", "umid=g", "quiet", "seccomp=on", NULL};
