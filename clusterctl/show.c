@@ -406,6 +406,7 @@ static void guest_json(const Um__GuestInfo *g, struct json *j)
 	json_str(j, "uid", uid);
 	json_str(j, "desired", g->desired);
 	json_i64(j, "exit_status", g->exit_status);
+	json_bool(j, "final", g->final);
 	json_str(j, "placed_because", g->placed_because);
 	json_u64(j, "disk_used_bytes", g->cow_bytes);
 }

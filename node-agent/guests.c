@@ -407,6 +407,7 @@ void guest_status_set(struct guest_status *to, const Um__RunnerStatus *from)
 	*to = (struct guest_status){.phase = from->phase,
 		.ready = from->ready,
 		.by_request = from->by_request,
+		.final = from->final,
 		.started_at = from->started_at,
 		.exit_status = from->exit_status,
 		.boots = from->boots};

@@ -42,7 +42,7 @@ enum guest_busy { GUEST_IDLE, GUEST_SAVING, GUEST_DISK, GUEST_REMOVING };
 /* What a runner said of its guest. */
 struct guest_status {
 	Um__Phase phase; /* PHASE_UNKNOWN: nothing yet */
-	bool ready, by_request;
+	bool ready, by_request, final;
 	char reason[GUESTS_REASON];
 	uint64_t started_at;
 	int32_t exit_status;

@@ -478,6 +478,22 @@ static Um__Phase starting_phase(struct guest *g, char *reason)
 	return UM__PHASE__STARTING;
 }
 
+/* Its last end is that of the run that is wanted. */
+static bool ended_so(const struct guest *g)
+{
+	return g->end && g->end_epoch == g->assign->epoch &&
+	       g->end_generation == g->assign->generation && !g->last.by_request;
+}
+
+bool life_final(const struct guest *g)
+{
+	if (g->gone || !g->assign || !g->assign->run)
+		return false;
+	if (g->run && !g->ended)
+		return g->status.final && g->status.phase == UM__PHASE__RUNNING && !g->stop_asked;
+	return ended_so(g) && !reconcile_restarts(policy(g), success(&g->last));
+}
+
 Um__Phase life_phase(struct guest *g, char *reason)
 {
 	*reason = '\0';
@@ -495,8 +511,7 @@ Um__Phase life_phase(struct guest *g, char *reason)
 		cut(reason, "stopped");
 		return UM__PHASE__STOPPED;
 	}
-	if (g->end && g->end_epoch == g->assign->epoch &&
-		g->end_generation == g->assign->generation && !g->last.by_request)
+	if (ended_so(g))
 		return ended_phase(g, reason);
 	return starting_phase(g, reason);
 }

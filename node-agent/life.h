@@ -37,6 +37,9 @@ void life_note_end(struct guest *g, const struct guest_status *status);
 
 /* As a person sees it; REASON of GUESTS_REASON bytes. */
 Um__Phase life_phase(struct guest *g, char *reason);
+/* It will not become ready by itself: it has ended and its policy does not start it
+ * again, or its start-up script or probe has failed. */
+bool life_final(const struct guest *g);
 
 /* life_jobs.c: work in the pool; GUEST_IDLE again, and touched, when it is done. */
 void life_save(struct guest *g);

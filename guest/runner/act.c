@@ -56,7 +56,7 @@ void act_configure(struct run *run)
 
 	streams_guest(run->streams, false, "the guest rebooted");
 	line_reset(run->line);
-	run->ready = false;
+	run->ready = run->final = false;
 	run_set_reason(run, "configuring");
 	buf_init(&frames);
 	rc = config_collect(run, &frames, &err);
@@ -98,6 +98,7 @@ void act_config_failed(struct run *run)
 void act_not_ready(struct run *run)
 {
 	run->ready = false;
+	run->final = true;
 	run_tell(run);
 }
 

@@ -280,6 +280,7 @@ void run_fill_status(const struct run *run, Um__RunnerStatus *status)
 {
 	status->phase = run->state == ST_ENDED ? run->end_phase : states[run->state].phase;
 	status->ready = run->ready;
+	status->final = run->final && run->state == ST_RUNNING;
 	status->reason = (char *)(uintptr_t)run->reason;
 	status->started_at = run->started_at;
 	status->exit_status = run->exit_status;

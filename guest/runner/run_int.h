@@ -62,6 +62,7 @@ struct run {
 	struct serve *serve;
 	struct mconsole *mconsole;
 	/* status */
+	bool final; /* the script or the probe has failed */
 	bool ready, by_request, forgotten, heard, killed, flushed, config_failed;
 	char reason[RUN_REASON];
 	uint64_t started_at;

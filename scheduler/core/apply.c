@@ -81,6 +81,7 @@ static void restart(struct change *c, struct core_guest *guest, bool new_disk)
 	guest->generation++;
 	if (new_disk)
 		guest->disk_generation++;
+	guest->final = false;
 	guest_set_ready(guest, false);
 	out_dirty_guest(c->out, guest);
 	out_tell_guest(c->out, guest);

@@ -311,6 +311,7 @@ struct core_guest {
 	bool evicted; /* leaves its host for one of higher priority, then waits again */
 	enum core_phase phase;
 	bool ready;
+	bool final;		/* as its host says: it will not become ready by itself */
 	struct core_host *host; /* NULL: pending */
 	uint64_t epoch, generation, disk_generation;
 	uint32_t restarts;
@@ -405,7 +406,7 @@ struct core_hostfacts {
 struct core_observed {
 	uint64_t uid, epoch, generation, disk_generation;
 	enum core_phase phase;
-	bool ready, gone;
+	bool ready, gone, final;
 	const char *reason; /* borrowed, cut to CORE_REASON */
 	uint32_t restarts;
 	int32_t exit_status;

@@ -82,6 +82,7 @@ void guest_set_reason(struct core_guest *guest, const char *reason)
 void guest_set_phase(struct core_guest *guest, enum core_phase phase, const char *reason)
 {
 	guest->phase = phase;
+	guest->final = false;
 	if (reason)
 		guest_set_reason(guest, reason);
 	if (phase != CORE_RUNNING)
@@ -332,6 +333,7 @@ int core_guest_verb(struct core *core, uint64_t uid, enum core_verb verb, uint64
 		guest->generation++;
 		break;
 	}
+	guest->final = false;
 	out_dirty_guest(out, guest);
 	if (guest->host) {
 		out_tell_guest(out, guest);

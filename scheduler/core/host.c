@@ -163,6 +163,8 @@ static void note(struct core_guest *guest, const struct core_observed *seen, str
 	/* Ready under an older spec is not ready. */
 	guest_set_ready(guest, seen->phase == CORE_RUNNING && seen->ready && !guest->deleting &&
 				       seen->generation == guest->generation);
+	/* What an older spec came to says nothing of this one. */
+	guest->final = seen->final && seen->generation == guest->generation;
 	out_dirty_guest(out, guest);
 	if (guest->ready && !was_ready)
 		out_log(out, "guest", guest->name, "Ready", false, guest->host->name, "%s",

@@ -66,6 +66,7 @@ Um__GuestInfo *view_guest(
 	out->placed_because = arena_str(a, g->placed_because);
 	out->cow_bytes = g->cow_bytes;
 	out->created_at = g->created_at;
+	out->final = g->final;
 	if (detail && group)
 		out->spec = group->guest;
 	if (detail)

@@ -9,7 +9,7 @@
 struct told {
 	uint64_t uid, epoch, generation, disk_generation, started_at;
 	Um__Phase phase;
-	bool ready, gone;
+	bool ready, gone, final;
 	char reason[256];
 	uint32_t restarts;
 	int exit_status;
@@ -83,6 +83,7 @@ static inline void sched_observe(struct world *w, const Um__GuestObserved *o)
 		.phase = o->phase,
 		.ready = o->ready,
 		.gone = o->gone,
+		.final = o->final,
 		.restarts = o->restarts,
 		.exit_status = o->exit_status,
 		.started_at = o->started_at,

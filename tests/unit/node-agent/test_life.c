@@ -135,6 +135,7 @@ static void test_restart_policies(void **state)
 	assert_false(within(w, 1300, never, NULL));
 	assert_int_equal(w->fake.starts, 2);
 	assert_int_equal(told_of(w, 2)->phase, UM__PHASE__STOPPED);
+	assert_true(told_of(w, 1)->final && told_of(w, 2)->final);
 	/* It stays so over a restart of the agent. */
 	restart_all(w);
 	until(w, is_here, NULL);
@@ -143,10 +144,12 @@ static void test_restart_policies(void **state)
 	assert_int_equal(w->fake.starts, 2);
 	assert_int_equal(told_of(w, 1)->phase, UM__PHASE__FAILED);
 	assert_string_equal(told_of(w, 1)->reason, "it ended");
+	assert_true(told_of(w, 1)->final);
 	/* Another generation is another start. */
 	w->guests[0].generation = 2;
 	say_guests(w, false, 0, 1);
 	until(w, is_ready, UID(1));
+	assert_false(told_of(w, 1)->final);
 }
 
 static void test_epochs(void **state)

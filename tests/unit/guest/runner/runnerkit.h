@@ -34,6 +34,7 @@ struct rk {
 	uint64_t deadline;
 	bool (*until)(struct rk *rk);
 	/* what the runner told */
+	bool final;
 	bool hello, gone, timed_out;
 	unsigned hellos, losts, statuses;
 	int32_t runner_pid;
@@ -67,6 +68,7 @@ static inline void rk_note(struct rk *rk, const Um__RunnerStatus *status)
 	rk->phase = status->phase;
 	rk->ready = status->ready;
 	rk->by_request = status->by_request;
+	rk->final = status->final;
 	rk->exit_status = status->exit_status;
 	rk->boots = status->boots;
 	memset(&rk->times, 0, sizeof(rk->times));

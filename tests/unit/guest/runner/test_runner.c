@@ -418,6 +418,7 @@ static void test_run_fails(void **state)
 	rk_wait(rk, has_reason);
 	assert_int_equal(rk->phase, UM__PHASE__RUNNING);
 	assert_false(rk->ready);
+	assert_true(rk->final); /* nothing will make it so */
 	assert_int_equal(rk_exec(rk, "echo alive"), 0);
 	assert_int_equal(runnerctl_stop(rk->rc, 0, true, &err), 0);
 	rk_finish(rk);
