@@ -48,6 +48,17 @@ static void unknown_guest(struct check *c, const char *name, const char *at)
 			near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
 }
 
+/* Guests are placed after those that they are to be with: of none, never. */
+static void check_any(
+	struct check *c, const Um__GroupSpec *group, const Um__GroupSpec *other, const char *at)
+{
+	if (other != group && spec_group_size(group) > 0 && spec_group_size(other) == 0)
+		spec_errors_add(c->out, at,
+			"guest '%s' has the count 0, so this one would wait for ever; give it a "
+			"count, or set 'preferred: true' here",
+			other->name);
+}
+
 /* What stands against being on one host with guests of OTHER. */
 static void check_beside(
 	struct check *c, const Um__GroupSpec *group, const Um__GroupSpec *other, const char *at)
@@ -126,6 +137,8 @@ void check_affinities(struct check *c, size_t group, const char *where)
 			unknown_guest(c, a->guest, check_at(at, path, "guest"));
 			continue;
 		}
+		if (!a->apart && !a->preferred)
+			check_any(c, g, c->spec->groups[other], path);
 		if (!a->apart && !a->preferred && of_host(a))
 			check_beside(c, g, c->spec->groups[other], path);
 		check_pairs(c, p, i, path);

@@ -448,7 +448,7 @@ struct core_plan {
 		uint32_t wanted, missing;
 		char why[CORE_REASON * 2];
 	} shorts[8];
-	size_t short_count;
+	size_t short_count, short_more; /* groups that are told, and those beyond */
 };
 void core_plan_free(struct core_plan *plan);
 

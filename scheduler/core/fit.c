@@ -83,8 +83,10 @@ static void short_of(struct core_plan *plan, const char *group, uint32_t wanted,
 {
 	struct core_short *s;
 
-	if (plan->short_count == sizeof(plan->shorts) / sizeof(plan->shorts[0]))
+	if (plan->short_count == sizeof(plan->shorts) / sizeof(plan->shorts[0])) {
+		plan->short_more++;
 		return;
+	}
 	s = &plan->shorts[plan->short_count++];
 	(void)str_copy(s->group, sizeof(s->group), group);
 	s->wanted = wanted;
@@ -191,7 +193,7 @@ static uint32_t try_all(struct fit *fit, struct core_group **groups, uint32_t *l
 	do {
 		before = missing;
 		missing = 0;
-		plan->short_count = 0;
+		plan->short_count = plan->short_more = 0;
 		for (size_t i = 0; i < n; i++) {
 			if (left[i])
 				left[i] = try_group(fit, groups[i], left[i], why);

@@ -368,6 +368,10 @@ void run_explain(struct run *run, char text[CORE_REASON])
 		(void)snprintf(text, CORE_REASON, "no host has joined the cluster");
 		return;
 	}
+	if (*run->spec->host && !host_get(run->core, run->spec->host)) {
+		(void)snprintf(text, CORE_REASON, "there is no host '%s'", run->spec->host);
+		return;
+	}
 	rules_least(run);
 	for (struct core_host *h = run->core->hosts; h; h = h->hh.next) {
 		uint32_t penalty = 0;

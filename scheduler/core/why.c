@@ -7,6 +7,8 @@
 #include "lib/units.h"
 #include "scheduler/core/run.h"
 
+#define HOSTS_NAMED 5u
+
 struct near {
 	const struct core_host *host;
 	uint64_t lacks; /* of what is short; 0: cannot be told in numbers */
@@ -103,6 +105,30 @@ static void help(struct core_why *why, const char *text)
 		(void)snprintf(why->help[why->help_count++], CORE_REASON, "%s", text);
 }
 
+/* "there is no host 'h9'; there are h1, h2, h3 and 4 more" */
+static void suggest_host(const struct run *run, struct core_why *why)
+{
+	const struct core_host *h, *shown[HOSTS_NAMED];
+	char text[CORE_REASON];
+	size_t n = 0, used;
+	unsigned all = HASH_COUNT(run->core->hosts);
+
+	for (h = run->core->hosts; h && n < HOSTS_NAMED; h = h->hh.next)
+		shown[n++] = h;
+	used = (size_t)snprintf(text, sizeof(text), "there is no host '%.60s'; there %s ",
+		run->spec->host, all == 1 ? "is" : "are");
+	for (size_t i = 0; i < n && used < sizeof(text); i++)
+		used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%.40s",
+			i == 0			 ? ""
+			: i + 1 == n && all == n ? " and "
+						 : ", ",
+			shown[i]->name);
+	if (all > n && used < sizeof(text))
+		(void)snprintf(text + used, sizeof(text) - used, " and %u more", all - (unsigned)n);
+	help(why, text);
+	help(why, "name another host in the guest's placement, or start an agent of that name");
+}
+
 static void suggest(const struct run *run, const uint32_t count[REFUSALS], uint64_t least_memory,
 	struct core_why *why)
 {
@@ -110,6 +136,10 @@ static void suggest(const struct run *run, const uint32_t count[REFUSALS], uint6
 
 	if (!run->core->hosts) {
 		help(why, "start an agent: 'umlaut-agent --help' tells how");
+		return;
+	}
+	if (*run->spec->host && !host_get(run->core, run->spec->host)) {
+		suggest_host(run, why);
 		return;
 	}
 	if (count[IS_CORDONED])

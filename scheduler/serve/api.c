@@ -126,7 +126,7 @@ static void tell_warnings(struct arena *a, const struct core_plan *plan, Um__Pla
 	bool several = plan->short_count > 1;
 	char text[CORE_REASON * 3];
 
-	body->warnings = (char **)arena_list(a, plan->short_count + 1);
+	body->warnings = (char **)arena_list(a, plan->short_count + 2);
 	if (*plan->warning) {
 		const char *end = several ? strstr(plan->warning, ": ") : NULL;
 
@@ -144,6 +144,13 @@ static void tell_warnings(struct arena *a, const struct core_plan *plan, Um__Pla
 			why += strlen(no_host);
 		(void)snprintf(text, sizeof(text), "%s: %u of %u have no host: %s", s->group,
 			s->missing, s->wanted, why);
+		body->warnings[body->n_warnings++] = arena_str(a, text);
+	}
+	if (plan->short_more) {
+		(void)snprintf(text, sizeof(text),
+			"and guests of %zu more group%s have no host ('clusterctl get guests' and "
+			"'clusterctl why GUEST' tell of each)",
+			plan->short_more, plan->short_more == 1 ? "" : "s");
 		body->warnings[body->n_warnings++] = arena_str(a, text);
 	}
 }

@@ -359,6 +359,17 @@ static void test_hostile(void **state)
 	p->exclusive = true;
 	errors(s, 1, "with[0]", "has a host of its own");
 
+	/* Of none there is no neighbour. */
+	for (int i = 0; i < 4; i++) {
+		s = new_spec(&p);
+		s->groups[0]->count_set = true;
+		s->groups[0]->count = 0;
+		(void)add_affinity(p, s->groups[0]->name, i == 1, i == 3 ? "zone" : "");
+		p->affinity[0]->preferred = i == 2;
+		errors(s, i == 0 || i == 3, i == 0 || i == 3 ? "with[0]" : "",
+			i == 0 || i == 3 ? "has the count 0" : "");
+	}
+
 	s = new_spec(&p);
 	(void)add_spread(p, "", 1);
 	errors(s, 1, "spread[0].over", "is missing");

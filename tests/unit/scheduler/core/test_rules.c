@@ -443,6 +443,57 @@ static void test_why(void **state)
 	world_close(&w);
 }
 
+/* A host that there is not: said in the plan, and what there is in the answer to why. */
+static void test_why_no_host(void **state)
+{
+	struct core_plan plan = {0};
+	struct core_why why;
+	struct world w;
+	struct lab lab;
+
+	(void)state;
+	six_hosts(&w);
+	lab_init(&lab, "lab", 1);
+	(void)str_copy(lab.groups[0].host, CORE_NAME, "h9");
+	assert_int_equal(apply(&w, &lab, false, &plan), 0);
+	assert_non_null(strstr(plan.warning, "there is no host 'h9'"));
+	core_plan_free(&plan);
+	unit_ok(core_why(w.core, guest(&w, "lab/web-1")->uid, &why, &w.err), &w.err);
+	assert_null(why.host);
+	assert_int_equal(why.help_count, 2);
+	assert_string_equal(
+		why.help[0], "there is no host 'h9'; there are h1, h2, h3, h4, h5 and 1 more");
+	world_close(&w);
+}
+
+/* The first few groups that do not fit are told one by one, of the others how many. */
+static void test_many_short(void **state)
+{
+	struct core_groupspec groups[11];
+	struct core_plan plan = {0};
+	struct world w;
+	struct lab lab;
+
+	(void)state;
+	six_hosts(&w);
+	lab_init(&lab, "lab", 1);
+	for (int i = 0; i < 11; i++) {
+		groups[i] = lab.groups[0];
+		groups[i].memory = 1ull << 40;
+		(void)snprintf(groups[i].name, sizeof(groups[i].name), "g%d", i);
+	}
+	lab.apply.groups = groups;
+	lab.apply.group_count = 11;
+	assert_int_equal(apply(&w, &lab, true, &plan), 0);
+	assert_int_equal(plan.short_count, 8);
+	assert_int_equal(plan.short_more, 3);
+	core_plan_free(&plan);
+	assert_int_equal(apply(&w, &lab, false, &plan), 0);
+	assert_int_equal(plan.short_count + plan.short_more, 11);
+	core_plan_free(&plan);
+	world_close(&w);
+}
+
 /* ---------------------------------------------------------------- random histories */
 
 /* Every required rule, asked of each guest anew, by plain counting. */
@@ -595,6 +646,8 @@ int main(void)
 		cmocka_unit_test(test_gang),
 		cmocka_unit_test(test_preemption),
 		cmocka_unit_test(test_why),
+		cmocka_unit_test(test_why_no_host),
+		cmocka_unit_test(test_many_short),
 		cmocka_unit_test(test_random),
 	};
 
