@@ -197,6 +197,23 @@ bench-programs: $(BENCH_BIN)
 bench: programs bench-programs
 	$(Q)tests/bench/run
 
+# ---------------------------------------------------------------- the simulator
+# tests/sim: the scheduler and the agents over a pretended machine, in virtual time.
+SIM_WRAPS := proc_random proc_random_u64 proc_mono_ms proc_wall_ms proc_wall_us proc_boot_id \
+	curve_generate curve_load_or_make curve_zap_open curve_zap_close time log_enabled log_write log_rate_pass \
+	overlay_underlay_mtu rename stat access unlink statvfs opendir readdir closedir open write \
+	fdatasync close $(shell sed -n 's/^ \* WRAP: //p' tests/sim/bugs.c)
+SIM_OBJ := $(call obj,$(wildcard tests/sim/*.c))
+SIM_ROOMS := scheduler/serve scheduler/core scheduler/store node-agent guest spec image lib
+$(O)/sim/sim: $(SIM_OBJ) $(foreach r,$(SIM_ROOMS),$(call room_lib,$(r))) $(PROTO_O)
+	@mkdir -p $(@D)
+	@echo "  LD      sim"
+	$(Q)$(CC) $(ALL_LDFLAGS) $(SIM_WRAPS:%=-Wl,--wrap=%) -o $@ $(SIM_OBJ) -Wl,--start-group \
+		$(foreach r,$(SIM_ROOMS),$(call room_lib,$(r))) -Wl,--end-group $(PROTO_O) $(PKG_LIBS) -lm
+.PHONY: sim
+sim: $(O)/sim/sim
+	$(Q)tests/sim/run $(O)
+
 # ---------------------------------------------------------------- fuzzing
 # tests/fuzz/fuzz_X.c: libFuzzer targets, with a corpus in tests/fuzz/corpus/X.
 FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)

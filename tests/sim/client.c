@@ -1,0 +1,387 @@
+/* The user: wishes are carried out one after the other, each asked again until there is
+ * an answer, as people do.  What was answered is remembered: it must hold (check.c).
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/str.h"
+#include "lib/wire.h"
+#include "lib/zsock.h"
+#include "tests/sim/event.h"
+#include "tests/sim/hosts.h"
+#include "tests/sim/labs.h"
+
+#define ANSWER_MS 5000 /* then asked again */
+#define AGAIN_MS 700   /* after "not now" */
+#define WISHES_MAX 512
+#define TRIES_MAX 40
+#define T(text) ((char *)(uintptr_t)(text))
+
+struct wish {
+	bool artefact, settling;
+	uint32_t verb, target, variant, tries;
+};
+
+struct sim_client {
+	struct sim_proc *proc;
+	struct zctx *zctx;
+	struct zsock *sock;
+	struct loop_timer *timer;
+	bool up, waiting;
+	uint64_t id;
+	struct wish list[WISHES_MAX];
+	size_t count, at;
+	struct knowledge {
+		enum client_sure sure;
+		uint32_t variant; /* last asked for */
+		bool wanted;
+	} labs[LABS_MAX];
+};
+
+static void next(struct sim_client *c);
+
+/* ---------------------------------------------------------------- what is asked */
+
+struct request {
+	Um__DeploymentSpec spec;
+	Um__NetworkSpec nets[2], *net_list[2];
+	Um__GroupSpec groups[3], *group_list[3];
+	Um__GuestSpec guests[3];
+	Um__NicSpec nics[3][2], *nic_list[3][2];
+	Um__Placement placements[3];
+	Um__LabelExpr expr, *exprs;
+	Um__SpreadOver spread, *spreads;
+	char *values[1];
+	char name[16], subnet[2][32], address[32];
+	Um__ApplyRequest apply;
+	Um__DeleteRequest del;
+	Um__GuestAction action;
+	Um__HostAction host;
+	Um__ArtefactInfo info;
+	Um__ArtefactCommit commit;
+	uint8_t artefact_id[32];
+	char target[24], *targets[1];
+};
+
+static Um__GuestSpec *add_group(struct request *r, const char *name, uint32_t count, unsigned nics)
+{
+	size_t n = r->spec.n_groups++;
+	Um__GroupSpec *g = &r->groups[n];
+	Um__GuestSpec *s = &r->guests[n];
+
+	um__group_spec__init(g);
+	um__guest_spec__init(s);
+	um__placement__init(&r->placements[n]);
+	r->group_list[n] = g;
+	g->name = T(name);
+	g->count_set = count > 0;
+	g->count = count;
+	g->guest = s;
+	s->image = T("busybox");
+	s->memory_bytes = 64u << 20;
+	s->cpu_milli = 200;
+	s->placement = &r->placements[n];
+	s->nics = r->nic_list[n];
+	for (unsigned i = 0; i < nics; i++) {
+		um__nic_spec__init(&r->nics[n][i]);
+		r->nics[n][i].network = i ? T("wan") : T("lan");
+		r->nic_list[n][i] = &r->nics[n][i];
+	}
+	s->n_nics = nics;
+	return s;
+}
+
+static void fill_spec(struct request *r, uint32_t lab, uint32_t variant)
+{
+	unsigned nets = variant % 2 ? 2 : 1;
+	Um__GuestSpec *g;
+
+	um__deployment_spec__init(&r->spec);
+	(void)str_format(r->name, sizeof(r->name), "lab%u", lab);
+	r->spec.name = r->name;
+	r->spec.networks = r->net_list;
+	r->spec.groups = r->group_list;
+	for (unsigned i = 0; i < nets; i++) {
+		um__network_spec__init(&r->nets[i]);
+		r->net_list[i] = &r->nets[i];
+		r->nets[i].name = i ? T("wan") : T("lan");
+		(void)str_format(r->subnet[i], sizeof(r->subnet[i]), "10.%u.%u.0/24", lab, i);
+		r->nets[i].subnet = r->subnet[i];
+	}
+	r->spec.n_networks = nets;
+	g = add_group(r, "a", 1 + variant % 4, nets);
+	if (variant / 4 % 2)
+		g->memory_bytes = 128u << 20;
+	if (variant == 7)
+		r->spec.gang = true;
+	if (variant % 3 == 1) {
+		(void)add_group(r, "b", 2 + lab, 1);
+		r->placements[1].max_per_host = 1;
+	} else if (variant % 3 == 2) {
+		(void)add_group(r, "b", 3, nets);
+		um__spread_over__init(&r->spread);
+		r->spread.over = T("zone");
+		r->spread.max_skew = 1;
+		r->spreads = &r->spread;
+		r->placements[1].spread = &r->spreads;
+		r->placements[1].n_spread = 1;
+	}
+	if (variant % 2 == 0) {
+		size_t n = r->spec.n_groups;
+
+		(void)add_group(r, "gw", 0, 1);
+		(void)str_format(r->address, sizeof(r->address), "10.%u.0.200", lab);
+		r->nics[n][0].address = r->address;
+		r->placements[n].priority = (int32_t)lab;
+	}
+	if (variant == 10) {
+		um__label_expr__init(&r->expr);
+		r->expr.key = T("zone");
+		r->expr.op = UM__LABEL_OP__LABEL_NOT_IN;
+		r->values[0] = T("b");
+		r->expr.values = r->values;
+		r->expr.n_values = 1;
+		r->exprs = &r->expr;
+		r->placements[0].where = &r->exprs;
+		r->placements[0].n_where = 1;
+	}
+}
+
+static void fill_artefact(struct request *r, bool kernel)
+{
+	um__artefact_info__init(&r->info);
+	um__artefact_commit__init(&r->commit);
+	memset(r->artefact_id, kernel ? 0xbb : 0xaa, sizeof(r->artefact_id));
+	r->info.name = kernel ? T("debian") : T("busybox");
+	r->info.kind = kernel ? UM__ARTEFACT_KIND__ARTEFACT_KERNEL
+			      : UM__ARTEFACT_KIND__ARTEFACT_IMAGE;
+	r->info.id.data = r->artefact_id;
+	r->info.id.len = sizeof(r->artefact_id);
+	r->info.size = 64u << 20;
+	r->commit.info = &r->info;
+	r->commit.replace = true;
+}
+
+static void fill_target(struct request *r, const struct wish *w)
+{
+	r->targets[0] = r->target;
+	if (w->verb >= USER_CORDON) {
+		um__host_action__init(&r->host);
+		(void)str_format(r->target, sizeof(r->target), "h%u", w->target);
+		r->host.hosts = r->targets;
+		r->host.n_hosts = 1;
+		r->host.verb = w->verb == USER_CORDON	  ? UM__HOST_VERB__HOST_CORDON
+			       : w->verb == USER_UNCORDON ? UM__HOST_VERB__HOST_UNCORDON
+							  : UM__HOST_VERB__HOST_REMOVE;
+		return;
+	}
+	um__guest_action__init(&r->action);
+	(void)str_format(r->target, sizeof(r->target), "lab%u/%s", w->target,
+		w->variant % 3 ? "*" : "a-1");
+	r->action.guests = r->targets;
+	r->action.n_guests = 1;
+	r->action.verb = w->verb == USER_STOP	 ? UM__GUEST_VERB__GUEST_STOP
+			 : w->verb == USER_START ? UM__GUEST_VERB__GUEST_START
+						 : UM__GUEST_VERB__GUEST_RESTART;
+}
+
+static void ask(struct sim_client *c, const struct wish *w)
+{
+	struct request *r = calloc(1, sizeof(*r));
+	Um__Envelope env = wire_env(++c->id);
+
+	if (!r)
+		abort();
+	if (w->artefact) {
+		fill_artefact(r, w->target);
+		env.body_case = UM__ENVELOPE__BODY_ARTEFACT_COMMIT;
+		env.artefact_commit = &r->commit;
+	} else if (w->verb == USER_APPLY) {
+		fill_spec(r, w->target, w->variant);
+		um__apply_request__init(&r->apply);
+		r->apply.spec = &r->spec;
+		env.body_case = UM__ENVELOPE__BODY_APPLY_REQUEST;
+		env.apply_request = &r->apply;
+	} else if (w->verb == USER_DELETE) {
+		um__delete_request__init(&r->del);
+		(void)str_format(r->name, sizeof(r->name), "lab%u", w->target);
+		r->del.deployment = r->name;
+		env.body_case = UM__ENVELOPE__BODY_DELETE_REQUEST;
+		env.delete_request = &r->del;
+	} else {
+		fill_target(r, w);
+		if (w->verb >= USER_CORDON) {
+			env.body_case = UM__ENVELOPE__BODY_HOST_ACTION;
+			env.host_action = &r->host;
+		} else {
+			env.body_case = UM__ENVELOPE__BODY_GUEST_ACTION;
+			env.guest_action = &r->action;
+		}
+	}
+	c->waiting = true;
+	if (!w->artefact && w->verb <= USER_DELETE)
+		c->labs[w->target].sure = CLIENT_UNSURE;
+	(void)zsock_send(c->sock, NULL, &env, NULL, 0, NULL);
+	loop_timer_arm(c->timer, ANSWER_MS);
+	free(r);
+}
+
+/* ---------------------------------------------------------------- and answered */
+
+static bool settled_by(struct sim_client *c, const struct wish *w, const Um__Envelope *env)
+{
+	struct knowledge *k = w->verb < USER_CORDON ? &c->labs[w->target] : NULL;
+	bool refused = env->body_case == UM__ENVELOPE__BODY_ERROR;
+
+	if (refused && sim->options.trace)
+		sim_note("  user: refused: %s", env->error->message);
+	if (w->artefact)
+		return !refused;
+	if (w->verb == USER_APPLY && !refused) {
+		sim->applies++;
+		k->sure = CLIENT_THERE;
+		k->variant = w->variant;
+		k->wanted = true;
+		return true;
+	}
+	if (w->verb == USER_DELETE && (!refused || env->error->code == UM__ERROR_CODE__NOT_FOUND)) {
+		k->sure = CLIENT_GONE;
+		k->wanted = false;
+		return true;
+	}
+	/* Being deleted, or no such lab: it may become possible. */
+	return refused && w->verb <= USER_DELETE ? false : true;
+}
+
+static void on_message(void *arg, struct zsock *sock, const struct zpeer *peer,
+	const Um__Envelope *env, const void *bulk, size_t bulk_size)
+{
+	struct sim_client *c = arg;
+	struct wish *w = &c->list[c->at];
+
+	(void)sock;
+	(void)peer;
+	(void)bulk;
+	(void)bulk_size;
+	if (!c->waiting || env->id != c->id || env->more)
+		return;
+	c->waiting = false;
+	if (settled_by(c, w, env) || ++w->tries >= (w->settling || w->artefact ? TRIES_MAX : 6u)) {
+		c->at++;
+		loop_timer_disarm(c->timer);
+		next(c);
+		return;
+	}
+	loop_timer_arm(c->timer, AGAIN_MS);
+}
+
+static void on_timer(void *arg)
+{
+	next(arg);
+}
+
+static void next(struct sim_client *c)
+{
+	if (c->at < c->count && c->up)
+		ask(c, &c->list[c->at]);
+	else
+		loop_timer_arm(c->timer, ANSWER_MS);
+}
+
+static void on_state(void *arg, struct zsock *sock, bool up, const char *detail)
+{
+	struct sim_client *c = arg;
+
+	(void)sock;
+	(void)detail;
+	c->up = up;
+	c->waiting = false;
+	if (up)
+		next(c);
+}
+
+static void push(const struct wish *w)
+{
+	struct sim_client *c = sim->client;
+	bool idle = c->at == c->count;
+
+	if (c->count == WISHES_MAX)
+		return;
+	c->list[c->count++] = *w;
+	if (idle && c->up)
+		loop_timer_arm(c->timer, 0);
+}
+
+struct sim_client *client_new(void)
+{
+	static const struct zsock_ops ops = {.on_message = on_message, .on_state = on_state};
+	const struct zsock_config config = {.type = ZSOCK_DEALER, .name = "user"};
+	struct sim_client *c = calloc(1, sizeof(*c));
+	struct err err = ERR_INIT;
+
+	if (!c)
+		abort();
+	c->proc = sim_proc_new(SIM_PROC_CLIENT, SIM_SCHEDULER);
+	sim->cur = c->proc;
+	sim->client = c;
+	(void)loop_new(&c->proc->loop, &err);
+	(void)zctx_new(&c->zctx, &err);
+	(void)zsock_open(c->proc->loop, c->zctx, &config, &ops, c, &c->sock, &err);
+	(void)zsock_connect(c->sock, SIM_LOCAL, &err);
+	(void)loop_timer_open(c->proc->loop, "user", on_timer, c, &c->timer, &err);
+	sim->cur = NULL;
+	for (uint32_t kernel = 0; kernel < 2; kernel++)
+		push(&(struct wish){.artefact = true, .target = kernel});
+	for (size_t i = 0; i < LABS_MAX; i++)
+		c->labs[i].sure = CLIENT_GONE;
+	return c;
+}
+
+void client_free(struct sim_client *c)
+{
+	if (!c)
+		return;
+	sim->cur = c->proc;
+	c->proc->dead = true;
+	zsock_close(c->sock, 0);
+	loop_timer_close(c->timer);
+	(void)loop_free(c->proc->loop);
+	zctx_free(c->zctx);
+	sim->cur = NULL;
+	free(c->proc);
+	free(c);
+}
+
+void client_do(uint32_t verb, uint32_t target, uint32_t variant)
+{
+	push(&(struct wish){.verb = verb, .target = target, .variant = variant});
+}
+
+/* Whatever was left open is asked once more, and hosts are let in again. */
+void client_settle(void)
+{
+	struct sim_client *c = sim->client;
+
+	for (size_t i = 1; i < sim->machine_count; i++)
+		if (sim->machine_count < 50)
+			push(&(struct wish){.verb = USER_UNCORDON, .target = (uint32_t)i});
+	for (size_t i = c->at; i < c->count; i++)
+		c->list[i].settling = true;
+	for (uint32_t i = 0; i < LABS_MAX; i++)
+		push(&(struct wish){.verb = c->labs[i].wanted ? USER_APPLY : USER_DELETE,
+			.target = i,
+			.variant = c->labs[i].variant,
+			.settling = true});
+}
+
+bool client_idle(void)
+{
+	return sim->client->at == sim->client->count;
+}
+
+enum client_sure client_knows(uint32_t lab, uint32_t *variant)
+{
+	if (variant)
+		*variant = sim->client->labs[lab].variant;
+	return sim->client->labs[lab].sure;
+}
