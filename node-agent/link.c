@@ -43,6 +43,21 @@ int link_send(struct link *link, Um__Envelope *env, struct err *err)
 	return zsock_send(link->sock, NULL, env, NULL, 0, err);
 }
 
+int link_observed(struct link *link, Um__Observed *observed, struct err *err)
+{
+	Um__Envelope env = wire_env(0);
+	int rc;
+
+	observed->session = link->session;
+	observed->seq = link->observed_seq + 1;
+	env.body_case = UM__ENVELOPE__BODY_OBSERVED;
+	env.observed = observed;
+	rc = link_send(link, &env, err);
+	if (rc == 0)
+		link->observed_seq++;
+	return rc;
+}
+
 /* ---------------------------------------------------------------- requests */
 
 static uint64_t via_request(void *arg, Um__Envelope *env, const void *bulk, size_t bulk_size,
@@ -129,6 +144,7 @@ static void heartbeat(struct link *link)
 	beat.session = link->session;
 	beat.seq = ++link->beat;
 	beat.desired_seq = link->desired.seq;
+	beat.observed_seq = link->observed_seq;
 	beat.usage = &usage;
 	env.body_case = UM__ENVELOPE__BODY_HEARTBEAT;
 	env.heartbeat = &beat;
@@ -208,6 +224,7 @@ static void welcome(struct link *link, const Um__AgentWelcome *w)
 		return;
 	}
 	link->session = w->session;
+	link->observed_seq = 0;
 	link->refused = 0;
 	link->heartbeat_ms =
 		w->heartbeat_ms >= 50 && w->heartbeat_ms <= 60000 ? w->heartbeat_ms : 1000;
@@ -288,6 +305,7 @@ static int send_hello(struct link *link, struct err *err)
 	facts_fill(agent, facts);
 	hello.host = agent->config.name;
 	hello.instance = agent->instance;
+	hello.number = ++link->hellos;
 	hello.boot_id = (ProtobufCBinaryData){.len = 16, .data = agent->boot_id};
 	hello.facts = &facts->msg;
 	hello.guests = pointers;

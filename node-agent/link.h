@@ -29,6 +29,8 @@ bool link_up(const struct link *link);
 uint64_t link_lease(const struct link *link);
 /* Sends ENV as it is.  -ENOTCONN unless up. */
 int link_send(struct link *link, Um__Envelope *env, struct err *err);
+/* The next report: its number and session are filled in. */
+int link_observed(struct link *link, Um__Observed *observed, struct err *err);
 /* Requests to the scheduler, for fetching. */
 const struct imgvia *link_via(struct link *link);
 /* Something was lost: hello again, which tells everything. */

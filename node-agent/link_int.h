@@ -25,11 +25,12 @@ struct link {
 	struct log_rate rate;
 	unsigned refused; /* by the server, one after the other */
 	/* HELLO */
-	uint64_t hello_id, hello_at;
+	uint64_t hello_id, hello_at, hellos;
 	/* UP */
 	uint64_t session, beat, heartbeat_ms, lease_ms;
 	uint64_t sent_at[LINK_BEATS];
 	uint64_t heard_at, lease_until;
+	uint64_t observed_seq; /* of the last report */
 	struct desired_state desired;
 	uint64_t full_asked_at;
 };

@@ -289,7 +289,6 @@ static void take_blobs(struct report *report, struct batch *b)
 static void flush(void *arg)
 {
 	struct report *report = arg;
-	Um__Envelope env = wire_env(0);
 	struct batch *b;
 
 	if (!link_up(report->agent->link)) {
@@ -310,10 +309,9 @@ static void flush(void *arg)
 	b->observed.guests = b->guest_list;
 	b->observed.blobs_added = b->added;
 	b->observed.blobs_removed = b->removed;
-	env.body_case = UM__ENVELOPE__BODY_OBSERVED;
-	env.observed = &b->observed;
 	/* What cannot be sent is lost: then everything is told anew. */
-	if ((b->observed.n_guests || b->blobs) && link_send(report->agent->link, &env, NULL) < 0)
+	if ((b->observed.n_guests || b->blobs) &&
+		link_observed(report->agent->link, &b->observed, NULL) < 0)
 		link_again(report->agent->link);
 	free(b);
 	if (report->marked || report->extras || report->blobs)

@@ -77,6 +77,8 @@ void guest_unplace(
 	struct core *core, struct core_guest *guest, const char *reason, struct core_out *out);
 /* What is reserved for it becomes that of SPEC. */
 void guest_reserve(struct core *core, struct core_guest *guest, const struct core_groupspec *spec);
+/* Nothing of an older spec runs any more: it has what its spec says, no more. */
+void guest_settle(struct core *core, struct core_guest *guest);
 /* Leaves its group; told to its host to go, or gone at once when it has none. */
 void guest_delete(struct core *core, struct core_guest *guest, struct core_out *out);
 /* Nothing of it is left: forgets it, and its deployment with the last one. */

@@ -137,23 +137,48 @@ void guest_detach_host(struct core_guest *guest)
 	index_moved(guest->deployment->core, host);
 }
 
-void guest_reserve(struct core *core, struct core_guest *guest, const struct core_groupspec *spec)
+static void reserve(struct core *core, struct core_guest *guest, uint64_t memory, uint32_t cpu,
+	uint64_t disk)
 {
 	struct core_host *host = guest->host;
-	bool exclusive = spec->rules && spec->rules->exclusive;
 
 	if (host) {
-		host->memory_reserved += spec->memory - guest->memory;
-		host->cpu_reserved += spec->cpu - guest->cpu;
-		host->disk_reserved += spec->disk - guest->disk;
-		host->exclusive_count += (uint32_t)exclusive - (uint32_t)guest->exclusive;
+		host->memory_reserved += memory - guest->memory;
+		host->cpu_reserved += cpu - guest->cpu;
+		host->disk_reserved += disk - guest->disk;
 	}
-	guest->memory = spec->memory;
-	guest->cpu = spec->cpu;
-	guest->disk = spec->disk;
-	guest->exclusive = exclusive;
+	guest->memory = memory;
+	guest->cpu = cpu;
+	guest->disk = disk;
 	if (host)
 		index_moved(core, host);
+}
+
+#define LARGER(a, b) ((a) > (b) ? (a) : (b))
+
+void guest_reserve(struct core *core, struct core_guest *guest, const struct core_groupspec *spec)
+{
+	bool exclusive = spec->rules && spec->rules->exclusive;
+
+	if (guest->host)
+		guest->host->exclusive_count += (uint32_t)exclusive - (uint32_t)guest->exclusive;
+	guest->exclusive = exclusive;
+	/* What runs there now may be larger: it keeps its room until it has ended. */
+	if (guest->host)
+		reserve(core, guest, LARGER(spec->memory, guest->memory),
+			LARGER(spec->cpu, guest->cpu), LARGER(spec->disk, guest->disk));
+	else
+		reserve(core, guest, spec->memory, spec->cpu, spec->disk);
+}
+
+void guest_settle(struct core *core, struct core_guest *guest)
+{
+	const struct core_groupspec *spec = &guest->group->spec;
+
+	if (guest->memory == spec->memory && guest->cpu == spec->cpu && guest->disk == spec->disk)
+		return;
+	reserve(core, guest, spec->memory, spec->cpu, spec->disk);
+	core->place_due = true;
 }
 
 void guest_unplace(

@@ -148,7 +148,8 @@ static bool takes_phase(enum core_phase phase)
 	return phase >= CORE_PLACED && phase <= CORE_FAILED;
 }
 
-static void note(struct core_guest *guest, const struct core_observed *seen, struct core_out *out)
+static void note(struct core *core, struct core_guest *guest, const struct core_observed *seen,
+	struct core_out *out)
 {
 	enum core_phase before = guest->phase;
 	bool was_ready = guest->ready;
@@ -160,6 +161,8 @@ static void note(struct core_guest *guest, const struct core_observed *seen, str
 	guest->started_at = seen->started_at;
 	guest->cow_bytes = seen->cow_bytes;
 	guest_set_phase(guest, seen->phase, seen->reason ? seen->reason : "");
+	if (guest->group && seen->generation == guest->generation)
+		guest_settle(core, guest);
 	/* Ready under an older spec is not ready. */
 	guest_set_ready(guest, seen->phase == CORE_RUNNING && seen->ready && !guest->deleting &&
 				       seen->generation == guest->generation);
@@ -192,7 +195,7 @@ static void observe_one(struct core *core, struct core_host *host, const struct 
 		return;
 	}
 	if (!seen->gone) {
-		note(guest, seen, out);
+		note(core, guest, seen, out);
 		if (guest->deleting || guest->evicted)
 			out_tell_remove(out, host->name, seen->uid, seen->epoch);
 		return;

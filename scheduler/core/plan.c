@@ -281,6 +281,12 @@ static int check_network(const struct core_deployment *have, const struct core_a
 	return 0;
 }
 
+/* One that is being removed has given up its name, but not yet its address. */
+static bool is_called(const struct core_guest *guest, const char *name)
+{
+	return !guest->deleting && strcmp(guest->name, name) == 0;
+}
+
 static int check_fixed(const struct core_deployment *have, const struct core_apply *apply,
 	const struct core_groupspec *spec, struct err *err)
 {
@@ -289,59 +295,75 @@ static int check_fixed(const struct core_deployment *have, const struct core_app
 	guest_name(name, apply->name, spec, 1);
 	for (size_t i = 0; have && i < spec->nic_count; i++) {
 		struct core_network *network = deployment_network(have, spec->nics[i].network);
-		const struct core_nic *nic;
+		const struct core_nicspec *want = &spec->nics[i];
+		const struct core_nic *nic4 = NULL, *nic6 = NULL, *nic;
 
-		if (!network || (!spec->nics[i].ip4.family && !spec->nics[i].ip6.family))
+		if (network && want->ip4.family)
+			nic4 = addrs_find(&network->by4, &want->ip4, false);
+		if (network && want->ip6.family)
+			nic6 = addrs_find(&network->by6, &want->ip6, true);
+		nic = nic4 && !is_called(nic4->guest, name) ? nic4 : nic6;
+		if (!nic || is_called(nic->guest, name))
 			continue;
-		DL_FOREACH (network->members, nic) {
-			bool taken4 = spec->nics[i].ip4.family &&
-				      net_addr_equal(&nic->ip4, &spec->nics[i].ip4);
-			bool taken6 = spec->nics[i].ip6.family &&
-				      net_addr_equal(&nic->ip6, &spec->nics[i].ip6);
-
-			if ((!taken4 && !taken6) || strcmp(nic->guest->name, name) == 0)
-				continue;
-			return err_set(err, -EADDRINUSE, "guest %s: address %s is held by %s%s",
-				name,
-				net_addr_text(
-					text, taken4 ? &spec->nics[i].ip4 : &spec->nics[i].ip6),
-				nic->guest->name,
-				nic->guest->deleting
-					? ", which is being removed; try again in a moment"
-					: "; give it another address first, or delete it");
-		}
+		return err_set(err, -EADDRINUSE, "guest %s: address %s is held by %s%s", name,
+			net_addr_text(text, nic == nic4 ? &want->ip4 : &want->ip6),
+			nic->guest->name,
+			nic->guest->deleting
+				? ", which is being removed; try again in a moment"
+				: "; give it another address first, or delete it");
 	}
 	return 0;
 }
 
-/* A guest that grows must still fit on the host where its disk is. */
-static int check_growth(
-	const struct core_deployment *have, const struct core_groupspec *spec, struct err *err)
+/* What GROUP's guests need more than they have, host by host, is added to GROW (by
+ * host->order). */
+static const struct core_guest *add_growth(
+	const struct core_group *group, const struct core_groupspec *spec, uint64_t *grow)
 {
-	struct core_group *group = have ? deployment_group(have, spec->name) : NULL;
-	const struct core_guest *guest, *other;
-	char a[UNITS_TEXT], b[UNITS_TEXT];
+	const struct core_guest *guest, *over = NULL;
 
-	if (!group || spec->memory <= group->spec.memory)
-		return 0;
 	DL_FOREACH2(group->guests, guest, group_next)
 	{
-		uint64_t grow = 0;
-
-		if (!guest->host || guest->number > plan_numbers(spec))
+		if (!guest->host || guest->number > plan_numbers(spec) ||
+			spec->memory <= guest->memory)
 			continue;
-		DL_FOREACH2(guest->host->guests, other, host_next)
-		if (other->group == group)
-			grow += spec->memory - other->memory;
-		if (guest->host->memory_reserved + grow > guest->host->memory)
-			return err_set(err, -ERANGE,
+		grow[guest->host->order] += spec->memory - guest->memory;
+		if (guest->host->memory_reserved + grow[guest->host->order] >
+			index_total(group->deployment->core, guest->host).memory)
+			over = guest;
+	}
+	return over;
+}
+
+/* Guests that grow must still fit on the hosts where their disks are, all together. */
+static int check_growth(
+	const struct core_deployment *have, const struct core_apply *apply, struct err *err)
+{
+	uint64_t *grow = have ? calloc(have->core->order_room + 1, sizeof(*grow)) : NULL;
+	char a[UNITS_TEXT], b[UNITS_TEXT];
+	int rc = 0;
+
+	if (have && !grow)
+		return err_set(err, -ENOMEM, "memory is short");
+	for (size_t i = 0; rc == 0 && have && i < apply->group_count; i++) {
+		const struct core_groupspec *spec = &apply->groups[i];
+		const struct core_group *group = deployment_group(have, spec->name);
+		const struct core_guest *over;
+
+		if (!group || spec->memory <= group->spec.memory)
+			continue;
+		over = add_growth(group, spec, grow);
+		if (over)
+			rc = err_set(err, -ERANGE,
 				"guest %s: %s of memory do not fit on host %s, where its disk is "
 				"(%s more is needed)",
-				guest->name, units_size(a, spec->memory), guest->host->name,
-				units_size(b,
-					guest->host->memory_reserved + grow - guest->host->memory));
+				over->name, units_size(a, spec->memory), over->host->name,
+				units_size(b, over->host->memory_reserved +
+						      grow[over->host->order] -
+						      index_total(have->core, over->host).memory));
 	}
-	return 0;
+	free(grow);
+	return rc;
 }
 
 int plan_check(const struct core_deployment *have, const struct core_apply *apply, struct err *err)
@@ -355,12 +377,10 @@ int plan_check(const struct core_deployment *have, const struct core_apply *appl
 		rc = check_network(have, apply, &apply->networks[i], err);
 	for (size_t i = 0; rc == 0 && i < apply->group_count; i++) {
 		rc = check_fixed(have, apply, &apply->groups[i], err);
-		if (rc == 0)
-			rc = check_growth(have, &apply->groups[i], err);
 		for (size_t k = 0; rc == 0 && k < apply->groups[i].nic_count; k++)
 			if (!find_network(apply, apply->groups[i].nics[k].network))
 				rc = err_set(err, -EINVAL, "guest %s: no network '%s'",
 					apply->groups[i].name, apply->groups[i].nics[k].network);
 	}
-	return rc;
+	return rc < 0 ? rc : check_growth(have, apply, err);
 }

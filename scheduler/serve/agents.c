@@ -5,6 +5,7 @@
 
 #include "lib/log.h"
 #include "lib/proc.h"
+#include "scheduler/core/tables.h"
 #include "scheduler/serve/serve_int.h"
 
 struct agent *agents_by_host(const struct serve *s, const char *host)
@@ -360,6 +361,16 @@ static bool is_large(const struct part *p)
 	return p->d.n_guests >= SERVE_PART || p->bytes >= SERVE_PART_BYTES;
 }
 
+/* A host may have lost its last member of a network and got another in one event:
+ * what counts is whether there is one now, not what came last. */
+static const struct core_network *net_there(const struct part *p, uint32_t vni)
+{
+	const struct core_network *n = core_network(p->s->core, vni);
+	const struct core_host *host = core_host(p->s->core, p->agent->host);
+
+	return n && host && counts_of(&n->hosts, host->order) ? n : NULL;
+}
+
 static void tell_changes(struct part *p, const struct told *told)
 {
 	for (size_t i = 0; i < told->count; i++) {
@@ -377,18 +388,21 @@ static void tell_changes(struct part *p, const struct told *told)
 			add_remove(p, action->uid, action->epoch);
 			break;
 		case CORE_TELL_NET:
-			n = core_network(p->s->core, action->vni);
+			n = net_there(p, action->vni);
 			if (n)
 				add_net(p, n);
 			break;
 		case CORE_TELL_MEMBER:
-			add_member(p, action);
+			if (net_there(p, action->vni))
+				add_member(p, action);
 			break;
 		case CORE_TELL_MEMBER_GONE:
-			add_member_gone(p, action);
+			if (net_there(p, action->vni))
+				add_member_gone(p, action);
 			break;
 		case CORE_TELL_NET_GONE:
-			add_net_gone(p, action->vni);
+			if (!net_there(p, action->vni))
+				add_net_gone(p, action->vni);
 			break;
 		case CORE_TELL_FULL:
 			break;
@@ -562,7 +576,11 @@ static struct agent *session(struct serve *s, const struct peer *from, const Um_
 	}
 	agent->peer = *from;
 	agent->session = ++s->next_session;
-	agent->seq = 0;
+	agent->seq = agent->beat_seq = agent->beat_desired = agent->observed_seq = 0;
+	agent->behind = agent->unheard = 0;
+	agent->observed_gap = false;
+	agent->instance = hello->instance;
+	agent->hello = hello->number;
 	agent->full_due = false;
 	memcpy(agent->peer_id, from->z.id, from->z.id_size);
 	agent->peer_id_size = from->z.id_size;
@@ -621,6 +639,12 @@ static void hello(struct serve *s, const struct peer *from, const Um__Envelope *
 		facts_free(&facts);
 		return;
 	}
+	agent = agents_by_host(s, h->host);
+	if (agent && h->number && agent->instance == h->instance && h->number <= agent->hello) {
+		/* Overtaken by a newer one: what it says is no longer so. */
+		facts_free(&facts);
+		return;
+	}
 	observed = calloc(h->n_guests + 1, sizeof(*observed));
 	if (!observed)
 		abort();
@@ -655,6 +679,33 @@ static void hello(struct serve *s, const struct peer *from, const Um__Envelope *
 
 /* ---------------------------------------------------------------- the rest */
 
+static void resync(struct serve *s, struct agent *agent);
+
+#define BEHIND_MAX 3 /* heartbeats */
+
+/* What was sent to the agent and never taken is sent again, as a whole.  A slow agent,
+ * or link, takes a step now and then. */
+static void check_behind(struct serve *s, struct agent *agent, const Um__Heartbeat *h)
+{
+	bool behind = h->desired_seq < agent->beat_seq && h->desired_seq == agent->beat_desired;
+
+	agent->behind = behind ? agent->behind + 1 : 0;
+	agent->beat_desired = h->desired_seq;
+	agent->beat_seq = agent->seq;
+	if (agent->behind < BEHIND_MAX)
+		return;
+	log_warn("the host does not hear what it is told; told anew", LOG_STR("host", agent->host));
+	agent->behind = 0;
+	resync(s, agent);
+}
+
+/* True when reports of the agent never came. */
+static bool reports_lost(struct agent *agent, const Um__Heartbeat *h)
+{
+	agent->unheard = h->observed_seq > agent->observed_seq ? agent->unheard + 1 : 0;
+	return agent->observed_gap || agent->unheard >= BEHIND_MAX;
+}
+
 static void heartbeat(struct serve *s, struct agent *agent, const Um__Envelope *env)
 {
 	const Um__Heartbeat *h = env->heartbeat;
@@ -664,6 +715,11 @@ static void heartbeat(struct serve *s, struct agent *agent, const Um__Envelope *
 	if (h->session != agent->session) {
 		serve_refuse(s, &agent->peer, env->id, UM__ERROR_CODE__CONFLICT,
 			"the session is over: say hello again");
+		return;
+	}
+	if (reports_lost(agent, h)) {
+		serve_refuse(s, &agent->peer, env->id, UM__ERROR_CODE__CONFLICT,
+			"a report was lost: say hello again");
 		return;
 	}
 	if (core_heartbeat(s->core, agent->host, h->usage ? h->usage->disk_free_bytes : 0,
@@ -679,6 +735,19 @@ static void heartbeat(struct serve *s, struct agent *agent, const Um__Envelope *
 	reply.body_case = UM__ENVELOPE__BODY_HEARTBEAT_REPLY;
 	reply.heartbeat_reply = &body;
 	serve_send(s, &agent->peer, &reply);
+	check_behind(s, agent, h);
+}
+
+/* Not one of an older session, one heard before, or one that was overtaken. */
+static bool is_next(struct agent *agent, const Um__Observed *o)
+{
+	if (!o->seq)
+		return true;
+	if (o->session != agent->session || o->seq <= agent->observed_seq)
+		return false;
+	agent->observed_gap |= o->seq != agent->observed_seq + 1;
+	agent->observed_seq = o->seq;
+	return true;
 }
 
 static void observed(struct serve *s, struct agent *agent, const Um__Envelope *env)
@@ -689,6 +758,10 @@ static void observed(struct serve *s, struct agent *agent, const Um__Envelope *e
 
 	if (!list)
 		abort();
+	if (!is_next(agent, o)) {
+		free(list);
+		return;
+	}
 	for (size_t i = 0; i < o->n_guests; i++) {
 		(void)convert_observed(o->guests[i], &list[i]);
 		boots_seen(s, agent->host, o->guests[i]);

@@ -190,9 +190,56 @@ void auth_token(struct serve *s, const struct peer *from, const Um__Envelope *en
 	explicit_bzero(text, sizeof(text));
 }
 
+struct first_token {
+	char path[600], text[CURVE_TOKEN_MAX + 1];
+};
+
+/* The file comes after the key: a token that is there is known for good. */
+static void on_first_token(void *arg, int rc, uint64_t revision, const struct err *broken)
+{
+	struct first_token *first = arg;
+	struct err err = ERR_INIT;
+
+	(void)revision;
+	(void)broken;
+	if (rc == 0 && fs_write_atomic(first->path, first->text, strlen(first->text), 0600, &err) < 0)
+		log_error("the join token cannot be written; it is made at the next start",
+			LOG_ERR(&err));
+	explicit_bzero(first->text, sizeof(first->text));
+	free(first);
+}
+
+static int first_token(struct serve *s, struct err *err)
+{
+	struct first_token *first = calloc(1, sizeof(*first));
+	struct arena a = {0};
+	struct store_op op;
+	struct key *key;
+	int rc;
+
+	if (!first)
+		return err_set(err, -ENOMEM, "memory is short");
+	(void)str_format(first->path, sizeof(first->path), "%s/join.token", s->state_dir);
+	if (access(first->path, F_OK) == 0) {
+		free(first);
+		return 0;
+	}
+	rc = make_token(s, ROLE_AGENT, 0, first->text, &key, err);
+	if (rc == 0) {
+		first->text[strlen(first->text) + 1] = 0;
+		first->text[strlen(first->text)] = '\n';
+		records_key(s, key, &a, &op);
+		rc = store_txn(s->store, NULL, 0, &op, 1, on_first_token, first, err);
+		arena_free(&a);
+	}
+	if (rc < 0)
+		free(first);
+	return rc;
+}
+
 int auth_first_keys(struct serve *s, struct err *err)
 {
-	char path[600], text[CURVE_TOKEN_MAX + 1];
+	char path[600];
 	struct curve_pair admin;
 	struct key *key;
 	int rc;
@@ -208,16 +255,7 @@ int auth_first_keys(struct serve *s, struct err *err)
 			store_key(s, key, NULL, NULL);
 	}
 	curve_wipe(&admin);
-	(void)str_format(path, sizeof(path), "%s/join.token", s->state_dir);
-	if (rc < 0 || !*s->advertise || access(path, F_OK) == 0)
-		return rc;
-	rc = make_token(s, ROLE_AGENT, 0, text, &key, err);
-	if (rc < 0)
-		return rc;
-	store_key(s, key, NULL, NULL);
-	text[strlen(text) + 1] = 0;
-	text[strlen(text)] = '\n';
-	return fs_write_atomic(path, text, strlen(text), 0600, err);
+	return rc < 0 || !*s->advertise ? rc : first_token(s, err);
 }
 
 void auth_free(struct serve *s)

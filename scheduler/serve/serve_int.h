@@ -58,6 +58,13 @@ struct agent {
 	struct peer peer;
 	uint64_t session;
 	uint64_t seq; /* of the last Desired made */
+	uint64_t instance, hello; /* the newest heard of */
+	uint64_t observed_seq;	  /* of the last report taken */
+	bool observed_gap;	  /* one before it never came */
+	/* As of the last heartbeat: what the agent had, what had been made for it, and for
+	 * how many heartbeats it has been behind without a step. */
+	uint64_t beat_desired, beat_seq;
+	unsigned behind, unheard;
 	uint8_t pubkey[CURVE_KEY];
 	char endpoint[160];
 	Um__HostFacts *facts; /* as it told them, owned */

@@ -310,8 +310,8 @@ static void check_nets(const struct serve *s, const struct sim_machine *m)
 				HASH_FIND(hh, net->members, &nic->mac, sizeof(nic->mac), known);
 			if (at && at != here &&
 				(!known || !net_addr_equal(&known->vtep, &at->vtep))) {
-				sim_fail("in the end %s does not know the way to %s on %s", m->name,
-					nic->guest->name, at->name);
+				sim_fail("in the end %s does not know the way to %s in %s on %s", m->name,
+					nic->guest->name, n->name, at->name);
 				return;
 			}
 		}

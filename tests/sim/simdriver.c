@@ -170,13 +170,13 @@ static void check_durable(struct sim_machine *m, const char *dir, const Um__Runn
 {
 	char path[PATH_MAX];
 	Um__GuestAssign *a = NULL;
-	struct buf data;
+	const void *data;
+	size_t size;
 
-	buf_init(&data);
 	(void)fs_join(path, sizeof(path), dir, "spec.pb", NULL);
-	if (fs_exists(m, path) && fs_read(path, 1 << 20, &data, NULL) == 0)
-		a = um__guest_assign__unpack(NULL, data.size, data.data);
-	buf_free(&data);
+	data = fs_peek(m, path, &size);
+	if (data)
+		a = um__guest_assign__unpack(NULL, size, data);
 	if (!a || a->uid != spec->uid || a->epoch != spec->epoch ||
 		a->generation != spec->generation)
 		sim_fail("%s: guest %016" PRIx64 " is started but its record is not on the disk",

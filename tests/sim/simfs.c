@@ -176,6 +176,14 @@ bool fs_exists(const struct sim_machine *m, const char *path)
 	return find(m, path);
 }
 
+const void *fs_peek(const struct sim_machine *m, const char *path, size_t *size)
+{
+	struct sim_node *n = find(m, path);
+
+	*size = n ? n->size : 0;
+	return n ? n->data : NULL;
+}
+
 size_t fs_folders(const struct sim_machine *m, const char *path)
 {
 	size_t size = strlen(path), count = 0;

@@ -215,6 +215,27 @@ static void tell_state(void *arg)
 	leave(sock);
 }
 
+/* For --trace: what a Desired says of guests and networks. */
+static void trace_desired(const Um__Desired *d)
+{
+	for (size_t i = 0; i < d->n_guests; i++)
+		sim_note("      %s epoch %llu %s", d->guests[i]->name,
+			(unsigned long long)d->guests[i]->epoch, d->guests[i]->run ? "run" : "stop");
+	for (size_t i = 0; i < d->n_removed; i++)
+		sim_note("      removed uid %llu epoch %llu", (unsigned long long)d->removed[i]->uid,
+			(unsigned long long)d->removed[i]->epoch);
+	for (size_t i = 0; i < d->n_networks; i++) {
+		const Um__NetState *n = d->networks[i];
+
+		sim_note("      network %s vni %u%s, %zu members, %zu gone", n->name, n->vni,
+			n->full ? " whole" : "", n->n_members, n->n_removed_macs);
+		for (size_t k = 0; k < n->n_members; k++)
+			sim_note("        %s at %s", n->members[k]->name, n->members[k]->vtep);
+	}
+	for (size_t i = 0; i < d->n_removed_vnis; i++)
+		sim_note("      network %u goes", d->removed_vnis[i]);
+}
+
 static void deliver(struct sim_conn *c, int to)
 {
 	struct zsock *sock = c->end[to];
@@ -244,6 +265,8 @@ static void deliver(struct sim_conn *c, int to)
 	if (sim->options.trace)
 		sim_note("%s -> %s: %s", sim->machines[c->end[!to]->proc->machine].name,
 			sim->machines[sock->proc->machine].name, wire_body_name(env->body_case));
+	if (sim->options.trace && env->body_case == UM__ENVELOPE__BODY_DESIRED)
+		trace_desired(env->desired);
 	sock->depth++;
 	sock->ops.on_message(sock->arg, sock, to == 0 ? &peer : NULL, env, m->bulk, m->bulk_size);
 	sock->depth--;
