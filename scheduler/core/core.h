@@ -491,6 +491,7 @@ int core_load_deployment(struct core *core, const struct core_apply *apply, bool
 	const struct core_load_network *networks, size_t count, struct err *err);
 struct core_load_nic {
 	char network[CORE_NAME];
+	uint32_t vni; /* 0: of that name */
 	struct net_mac mac;
 	struct net_addr ip4, ip6;
 };

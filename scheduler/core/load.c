@@ -81,6 +81,40 @@ int core_load_deployment(struct core *core, const struct core_apply *apply, bool
 	return 0;
 }
 
+/* The network of a NIC: by its VNI, as a lab may have dropped a network and have a new
+ * one of that name.  One that left the lab lives on in the guests on their way out: its
+ * VNI must go to nobody else while a host still has it. */
+static int nic_network(struct core_guest *guest, const struct core_load_guest *load, size_t i,
+	struct core_network **out, struct err *err)
+{
+	const struct core_load_nic *nic = &load->nics[i];
+	struct core *core = guest->deployment->core;
+	struct core_netspec spec = {0};
+	struct core_network *network;
+	int rc;
+
+	*out = deployment_network(guest->deployment, nic->network);
+	if (*out && (!nic->vni || (*out)->vni == nic->vni))
+		return 0;
+	if (!load->deleting || !nic->vni)
+		return err_set(err, -EPROTO, "guest %s: network '%s' is not stored", load->name,
+			nic->network);
+	HASH_FIND(hh_vni, core->by_vni, &nic->vni, sizeof(nic->vni), network);
+	if (network && network->leaving && network->deployment == guest->deployment) {
+		*out = network;
+		return 0;
+	}
+	(void)str_copy(spec.name, sizeof(spec.name), nic->network);
+	rc = network_new(core, guest->deployment, &spec, nic->vni, 0, &network, err);
+	if (rc < 0)
+		return rc;
+	network_leave(network);
+	if (network->vni > core->vni_cursor)
+		core->vni_cursor = network->vni;
+	*out = network;
+	return 0;
+}
+
 static int load_nics(struct core_guest *guest, const struct core_load_guest *load, struct err *err)
 {
 	if (!load->nic_count)
@@ -89,19 +123,12 @@ static int load_nics(struct core_guest *guest, const struct core_load_guest *loa
 	if (!guest->nics)
 		return err_set(err, -ENOMEM, "memory is short for guest %s", load->name);
 	for (size_t i = 0; i < load->nic_count; i++) {
-		struct core_network *network =
-			deployment_network(guest->deployment, load->nics[i].network);
+		struct core_network *network = NULL;
 		struct core_nic *nic = &guest->nics[guest->nic_count];
-		int rc;
+		int rc = nic_network(guest, load, i, &network, err);
 
-		if (!network) {
-			/* A network that left the lab: only guests on their way out have
-			 * it, and nothing is told of it any more. */
-			if (load->deleting)
-				continue;
-			return err_set(err, -EPROTO, "guest %s: network '%s' is not stored",
-				load->name, load->nics[i].network);
-		}
+		if (rc < 0)
+			return rc;
 		nic->guest = guest;
 		nic->index = (uint32_t)i;
 		rc = alloc_restore(nic, network, &load->nics[i], err);

@@ -395,6 +395,7 @@ static int load_guest(void *arg, const char *key, const void *value, size_t size
 			rc = bad(l, key);
 		else
 			memcpy(nic->mac.bytes, r->nics[i]->mac.data, 6);
+		nic->vni = r->nics[i]->vni;
 	}
 	if (rc == 0)
 		rc = core_load_guest(l->s->core, &g, l->err);
