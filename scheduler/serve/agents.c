@@ -440,14 +440,15 @@ static void tell_everything(struct part *p)
 	if (!host)
 		return;
 	add_peer_keys(p);
-	/* Networks first, whole: a guest's addresses are known before it comes. */
+	/* Networks first, whole: a guest's addresses are known before it comes.  Also
+	 * those of guests on their way out: the core counts the host as a member. */
 	DL_FOREACH2(host->guests, g, host_next)
 	{
 		for (uint32_t i = 0; i < g->nic_count; i++) {
 			uint32_t vni = g->nics[i].network->vni;
 
 			HASH_FIND(hh, seen, &vni, sizeof(vni), at);
-			if (at || g->deleting)
+			if (at)
 				continue;
 			at = calloc(1, sizeof(*at));
 			if (!at)
