@@ -202,7 +202,7 @@ bench: programs bench-programs
 SIM_WRAPS := proc_random proc_random_u64 proc_mono_ms proc_wall_ms proc_wall_us proc_boot_id \
 	curve_generate curve_load_or_make curve_zap_open curve_zap_close time log_enabled log_write log_rate_pass \
 	overlay_underlay_mtu rename stat access unlink statvfs opendir readdir closedir open write \
-	fdatasync close $(shell sed -n 's/^ \* WRAP: //p' tests/sim/bugs.c)
+	fdatasync close $(shell sed -n 's/^ \* WRAP: //p' tests/sim/bugs.c tests/sim/bugs_agent.c)
 SIM_OBJ := $(call obj,$(wildcard tests/sim/*.c))
 SIM_ROOMS := scheduler/serve scheduler/core scheduler/store node-agent guest spec image lib
 $(O)/sim/sim: $(SIM_OBJ) $(foreach r,$(SIM_ROOMS),$(call room_lib,$(r))) $(PROTO_O)

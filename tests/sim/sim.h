@@ -174,6 +174,8 @@ void net_free(void);
 void fs_machine_free(struct sim_machine *m);
 void fs_power_loss(struct sim_machine *m);
 bool fs_exists(const struct sim_machine *m, const char *path);
+/* A power loss now would leave it as it is. */
+bool fs_synced(const struct sim_machine *m, const char *path);
 /* What is in a file, whatever fate has in store; NULL. */
 const void *fs_peek(const struct sim_machine *m, const char *path, size_t *size);
 /* How many folders are in PATH. */

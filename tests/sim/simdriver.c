@@ -177,6 +177,9 @@ static void check_durable(struct sim_machine *m, const char *dir, const Um__Runn
 	data = fs_peek(m, path, &size);
 	if (data)
 		a = um__guest_assign__unpack(NULL, size, data);
+	if (!fs_synced(m, path))
+		sim_fail("%s: guest %016" PRIx64 " is started but its record is not synced", m->name,
+			spec->uid);
 	if (!a || a->uid != spec->uid || a->epoch != spec->epoch ||
 		a->generation != spec->generation)
 		sim_fail("%s: guest %016" PRIx64 " is started but its record is not on the disk",

@@ -176,6 +176,16 @@ bool fs_exists(const struct sim_machine *m, const char *path)
 	return find(m, path);
 }
 
+bool fs_synced(const struct sim_machine *m, const char *path)
+{
+	struct sim_undo *u;
+
+	LL_FOREACH (m->undo, u)
+		if (strcmp(u->path, path) == 0)
+			return false;
+	return true;
+}
+
 const void *fs_peek(const struct sim_machine *m, const char *path, size_t *size)
 {
 	struct sim_node *n = find(m, path);
@@ -320,6 +330,8 @@ int fs_write_files(
 		if (rc == 0)
 			rc = write_one(path, files[i].data, files[i].size, false, err);
 	}
+	if (bug("files-unsynced"))
+		return rc;
 	return rc < 0 ? rc : fs_sync_dir(dir, err);
 }
 

@@ -1,0 +1,62 @@
+/* Planted bugs of the agent; see bugs.c.
+ *
+ * WRAP: link_observed
+ * WRAP: desired_apply
+ * WRAP: life_adopt
+ * WRAP: reconcile_next
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "node-agent/desired.h"
+#include "node-agent/life.h"
+#include "node-agent/link.h"
+#include "node-agent/reconcile.h"
+#include "tests/sim/sim.h"
+
+#define WRAP(type, name, ...)              \
+	type __real_##name(__VA_ARGS__); \
+	type __wrap_##name(__VA_ARGS__)
+
+WRAP(int, link_observed, struct link *link, Um__Observed *observed, struct err *err);
+WRAP(int, desired_apply, struct agent *agent, struct desired_state *state,
+	const Um__Desired *desired, struct err *err);
+WRAP(int, life_adopt, struct guest *g, struct err *err);
+WRAP(enum reconcile_step, reconcile_next, const struct reconcile_want *want,
+	const struct reconcile_have *have, uint64_t now);
+
+int __wrap_link_observed(struct link *link, Um__Observed *observed, struct err *err)
+{
+	Um__Envelope env = wire_env(0);
+
+	if (bug("reports-lost") && sim_chance(NULL, DRAW_FATE, 0.05))
+		return 0;
+	if (!bug("reports-unnumbered"))
+		return __real_link_observed(link, observed, err);
+	env.body_case = UM__ENVELOPE__BODY_OBSERVED;
+	env.observed = observed;
+	return link_send(link, &env, err);
+}
+
+int __wrap_desired_apply(struct agent *agent, struct desired_state *state,
+	const Um__Desired *desired, struct err *err)
+{
+	if (bug("gaps-unseen") && state->seq)
+		state->seq = desired->seq - 1;
+	return __real_desired_apply(agent, state, desired, err);
+}
+
+int __wrap_life_adopt(struct guest *g, struct err *err)
+{
+	return bug("not-adopted") ? err_set(err, -ESRCH, "no runner") : __real_life_adopt(g, err);
+}
+
+enum reconcile_step __wrap_reconcile_next(const struct reconcile_want *want,
+	const struct reconcile_have *have, uint64_t now)
+{
+	struct reconcile_have seen = *have;
+
+	if (bug("start-unsaved"))
+		seen.saved = true;
+	return __real_reconcile_next(want, &seen, now);
+}
