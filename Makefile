@@ -210,9 +210,10 @@ $(O)/sim/sim: $(SIM_OBJ) $(foreach r,$(SIM_ROOMS),$(call room_lib,$(r))) $(PROTO
 	@echo "  LD      sim"
 	$(Q)$(CC) $(ALL_LDFLAGS) $(SIM_WRAPS:%=-Wl,--wrap=%) -o $@ $(SIM_OBJ) -Wl,--start-group \
 		$(foreach r,$(SIM_ROOMS),$(call room_lib,$(r))) -Wl,--end-group $(PROTO_O) $(PKG_LIBS) -lm
+SEEDS ?= 10000
 .PHONY: sim
 sim: $(O)/sim/sim
-	$(Q)tests/sim/run $(O)
+	$(Q)tests/sim/run $(O) $(SEEDS)
 
 # ---------------------------------------------------------------- fuzzing
 # tests/fuzz/fuzz_X.c: libFuzzer targets, with a corpus in tests/fuzz/corpus/X.
@@ -265,6 +266,7 @@ help:
 	@echo "make lint        clang-format, clang-tidy, cppcheck, include boundaries"
 	@echo "make kernel      build the guest kernel fast (5 to 10 minutes, once)"
 	@echo "make bench       benchmarks with real guests (root)"
+	@echo "make sim         the simulator: SEEDS of the whole cluster in virtual time"
 	@echo "make fuzz        a short run of every fuzz target"
 	@echo "make DEBUG=1     a build with AddressSanitizer and UBSan in build/debug"
 	@echo "make install     into DESTDIR/PREFIX ($(DESTDIR)$(PREFIX))"

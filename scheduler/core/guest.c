@@ -137,8 +137,8 @@ void guest_detach_host(struct core_guest *guest)
 	index_moved(guest->deployment->core, host);
 }
 
-static void reserve(struct core *core, struct core_guest *guest, uint64_t memory, uint32_t cpu,
-	uint64_t disk)
+static void reserve(
+	struct core *core, struct core_guest *guest, uint64_t memory, uint32_t cpu, uint64_t disk)
 {
 	struct core_host *host = guest->host;
 

@@ -308,9 +308,8 @@ static int check_fixed(const struct core_deployment *have, const struct core_app
 		return err_set(err, -EADDRINUSE, "guest %s: address %s is held by %s%s", name,
 			net_addr_text(text, nic == nic4 ? &want->ip4 : &want->ip6),
 			nic->guest->name,
-			nic->guest->deleting
-				? ", which is being removed; try again in a moment"
-				: "; give it another address first, or delete it");
+			nic->guest->deleting ? ", which is being removed; try again in a moment"
+					     : "; give it another address first, or delete it");
 	}
 	return 0;
 }

@@ -202,7 +202,8 @@ static void on_first_token(void *arg, int rc, uint64_t revision, const struct er
 
 	(void)revision;
 	(void)broken;
-	if (rc == 0 && fs_write_atomic(first->path, first->text, strlen(first->text), 0600, &err) < 0)
+	if (rc == 0 &&
+		fs_write_atomic(first->path, first->text, strlen(first->text), 0600, &err) < 0)
 		log_error("the join token cannot be written; it is made at the next start",
 			LOG_ERR(&err));
 	explicit_bzero(first->text, sizeof(first->text));

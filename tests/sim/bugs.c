@@ -44,7 +44,7 @@ bool bug(const char *name)
 	return sim && sim->options.bug && strcmp(sim->options.bug, name) == 0;
 }
 
-#define WRAP(type, name, ...)              \
+#define WRAP(type, name, ...)            \
 	type __real_##name(__VA_ARGS__); \
 	type __wrap_##name(__VA_ARGS__)
 

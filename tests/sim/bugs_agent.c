@@ -14,7 +14,7 @@
 #include "node-agent/reconcile.h"
 #include "tests/sim/sim.h"
 
-#define WRAP(type, name, ...)              \
+#define WRAP(type, name, ...)            \
 	type __real_##name(__VA_ARGS__); \
 	type __wrap_##name(__VA_ARGS__)
 
@@ -51,8 +51,8 @@ int __wrap_life_adopt(struct guest *g, struct err *err)
 	return bug("not-adopted") ? err_set(err, -ESRCH, "no runner") : __real_life_adopt(g, err);
 }
 
-enum reconcile_step __wrap_reconcile_next(const struct reconcile_want *want,
-	const struct reconcile_have *have, uint64_t now)
+enum reconcile_step __wrap_reconcile_next(
+	const struct reconcile_want *want, const struct reconcile_have *have, uint64_t now)
 {
 	struct reconcile_have seen = *have;
 

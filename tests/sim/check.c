@@ -19,8 +19,8 @@ struct sim_given {
 /* ---------------------------------------------------------------- after each event */
 
 /* A number is given to one guest, for good. */
-static void given(struct sim_given **table, const char *what, uint64_t number, uint64_t to,
-	const char *name)
+static void given(
+	struct sim_given **table, const char *what, uint64_t number, uint64_t to, const char *name)
 {
 	struct sim_given *g;
 
@@ -84,8 +84,8 @@ void check_told(const void *message)
 			continue;
 		}
 		if (g->epoch < a->epoch)
-			sim_fail("epoch %" PRIu64 " of %s is told of before it is durable", a->epoch,
-				a->name);
+			sim_fail("epoch %" PRIu64 " of %s is told of before it is durable",
+				a->epoch, a->name);
 		um__stored_guest__free_unpacked(g, NULL);
 		given(&sim->uids, "uid", a->uid, a->uid, a->name);
 		given(&sim->epochs, "epoch", a->epoch, a->uid, a->name);
@@ -97,7 +97,8 @@ static bool live(const struct sim_runner *r)
 	return r->alive && !r->ended;
 }
 
-static void each_runner(void (*fn)(void *arg, struct sim_machine *m, struct sim_runner *r), void *arg)
+static void each_runner(
+	void (*fn)(void *arg, struct sim_machine *m, struct sim_runner *r), void *arg)
 {
 	for (size_t i = 1; i < sim->machine_count; i++) {
 		struct sim_runner *r;
@@ -121,7 +122,8 @@ static void compare(void *arg, struct sim_machine *m, struct sim_runner *r)
 	if (m == s->m)
 		s->memory += r->memory;
 	if (r->uid == s->uid && m != s->m)
-		sim_fail("%s runs on %s under epoch %" PRIu64 " and is started on %s under %" PRIu64,
+		sim_fail("%s runs on %s under epoch %" PRIu64
+			 " and is started on %s under %" PRIu64,
 			s->name, m->name, r->epoch, s->m->name, s->epoch);
 }
 
@@ -246,8 +248,8 @@ static bool guest_settled(const struct serve *s, const struct core_guest *g, str
 			core_phase_name(g->phase), g->evicted ? ", evicted" : "", g->reason,
 			r ? "it runs" : "nothing runs");
 	if (!r || r->epoch != g->epoch)
-		return miss(m, "%s is said to be ready and does not run on %s", g->name,
-			g->host->name);
+		return miss(
+			m, "%s is said to be ready and does not run on %s", g->name, g->host->name);
 	if (r->generation != g->generation)
 		return miss(m, "%s runs with an old spec", g->name);
 	return true;
@@ -256,9 +258,8 @@ static bool guest_settled(const struct serve *s, const struct core_guest *g, str
 bool check_settled(char *why, size_t size)
 {
 	struct missing m = {.why = why, .size = size};
-	struct serve *s = sim->machines[SIM_SCHEDULER].proc
-				  ? sim->machines[SIM_SCHEDULER].proc->serve
-				  : NULL;
+	struct serve *s =
+		sim->machines[SIM_SCHEDULER].proc ? sim->machines[SIM_SCHEDULER].proc->serve : NULL;
 
 	if (!s)
 		return miss(&m, "the scheduler does not run");
@@ -310,8 +311,8 @@ static void check_nets(const struct serve *s, const struct sim_machine *m)
 				HASH_FIND(hh, net->members, &nic->mac, sizeof(nic->mac), known);
 			if (at && at != here &&
 				(!known || !net_addr_equal(&known->vtep, &at->vtep))) {
-				sim_fail("in the end %s does not know the way to %s in %s on %s", m->name,
-					nic->guest->name, n->name, at->name);
+				sim_fail("in the end %s does not know the way to %s in %s on %s",
+					m->name, nic->guest->name, n->name, at->name);
 				return;
 			}
 		}
@@ -325,8 +326,8 @@ static void check_files(const struct serve *s, const struct sim_machine *m)
 	const struct core_host *h = core_host(s->core, m->name);
 
 	for (const struct core_guest *g = core_guests(s->core); g; g = g->hh.next) {
-		(void)str_format(path, sizeof(path), "/sim/%s/state/guests/%016" PRIx64, m->name,
-			g->uid);
+		(void)str_format(
+			path, sizeof(path), "/sim/%s/state/guests/%016" PRIx64, m->name, g->uid);
 		if (g->host != h && fs_exists(m, path))
 			sim_fail("in the end %s has a folder of %s, which is elsewhere", m->name,
 				g->name);

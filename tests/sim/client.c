@@ -153,8 +153,8 @@ static void fill_artefact(struct request *r, bool kernel)
 	um__artefact_commit__init(&r->commit);
 	memset(r->artefact_id, kernel ? 0xbb : 0xaa, sizeof(r->artefact_id));
 	r->info.name = kernel ? T("debian") : T("busybox");
-	r->info.kind = kernel ? UM__ARTEFACT_KIND__ARTEFACT_KERNEL
-			      : UM__ARTEFACT_KIND__ARTEFACT_IMAGE;
+	r->info.kind =
+		kernel ? UM__ARTEFACT_KIND__ARTEFACT_KERNEL : UM__ARTEFACT_KIND__ARTEFACT_IMAGE;
 	r->info.id.data = r->artefact_id;
 	r->info.id.len = sizeof(r->artefact_id);
 	r->info.size = 64u << 20;
@@ -176,8 +176,8 @@ static void fill_target(struct request *r, const struct wish *w)
 		return;
 	}
 	um__guest_action__init(&r->action);
-	(void)str_format(r->target, sizeof(r->target), "lab%u/%s", w->target,
-		w->variant % 3 ? "*" : "a-1");
+	(void)str_format(
+		r->target, sizeof(r->target), "lab%u/%s", w->target, w->variant % 3 ? "*" : "a-1");
 	r->action.guests = r->targets;
 	r->action.n_guests = 1;
 	r->action.verb = w->verb == USER_STOP	 ? UM__GUEST_VERB__GUEST_STOP

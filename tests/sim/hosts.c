@@ -118,7 +118,8 @@ static void start_again(void *arg)
 
 void machine_gone(struct sim_machine *m)
 {
-	uint64_t after = sim_between(m, DRAW_CRASH, 50 * SIM_MS, sim->healed ? SIM_SECOND : 4 * SIM_SECOND);
+	uint64_t after =
+		sim_between(m, DRAW_CRASH, 50 * SIM_MS, sim->healed ? SIM_SECOND : 4 * SIM_SECOND);
 
 	if (m->powered && !sim->failed)
 		(void)sim_after(after, NULL, start_again, m);

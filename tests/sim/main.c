@@ -9,6 +9,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#endif
+
 #include "lib/str.h"
 #include "tests/sim/simplan.h"
 
@@ -97,8 +101,8 @@ static int parse(int argc, char **argv, struct args *args)
 
 static void tell_failure(uint64_t seed, struct sim_plan *plan, const struct args *args)
 {
-	printf("\nseed %" PRIu64 " FAILED at %.3f s: %s\n", seed, (double)simplan_outcome(plan)->at / 1e6,
-		simplan_outcome(plan)->failure);
+	printf("\nseed %" PRIu64 " FAILED at %.3f s: %s\n", seed,
+		(double)simplan_outcome(plan)->at / 1e6, simplan_outcome(plan)->failure);
 	(void)fflush(stdout);
 	if (args->limit && !args->options.trace)
 		simplan_shrink(seed, plan, &args->options, args->limit);
@@ -149,7 +153,8 @@ static uint64_t worker_seed;
 static void died(int signum)
 {
 	char text[64];
-	int n = snprintf(text, sizeof(text), "\nseed %" PRIu64 " FAILED: signal %d\n", worker_seed, signum);
+	int n = snprintf(
+		text, sizeof(text), "\nseed %" PRIu64 " FAILED: signal %d\n", worker_seed, signum);
 
 	if (n > 0)
 		(void)!write(1, text, (size_t)n);
@@ -172,6 +177,10 @@ static void worker(const struct args *args, unsigned nth, int fd)
 	}
 	(void)!write(fd, &tally, sizeof(tally));
 	(void)fflush(stdout);
+#ifdef __SANITIZE_ADDRESS__
+	if (__lsan_do_recoverable_leak_check())
+		_exit(4);
+#endif
 	_exit(0);
 }
 

@@ -99,7 +99,7 @@ struct sim {
 	uint64_t next_seq;
 	struct sim_event **heap;
 	size_t heap_count, heap_room;
-	uint64_t events; /* carried out */
+	uint64_t events;  /* carried out */
 	uint64_t history; /* hash of all that happened */
 	struct sim_proc *cur;
 	struct sim_machine *machines;
@@ -111,7 +111,7 @@ struct sim {
 	struct sim_conn *conns;
 	uint64_t next_conn;
 	uint64_t draws[24];
-	bool healed; /* fate rests; all goes on as in good times */
+	bool healed;		      /* fate rests; all goes on as in good times */
 	double lose, repeat, reorder; /* shares of messages */
 	uint64_t latency_max;
 	bool failed, busy_queue;
@@ -127,8 +127,19 @@ extern struct sim *sim; /* the one that runs */
 
 /* What a draw is for: each has numbers of its own. */
 enum sim_what {
-	DRAW_PLAN, DRAW_LATENCY, DRAW_FATE, DRAW_POOL, DRAW_CONNECT, DRAW_ID, DRAW_BOOT, DRAW_FETCH,
-	DRAW_POWER, DRAW_CLIENT, DRAW_SHAPE, DRAW_CRASH, DRAW_WHATS
+	DRAW_PLAN,
+	DRAW_LATENCY,
+	DRAW_FATE,
+	DRAW_POOL,
+	DRAW_CONNECT,
+	DRAW_ID,
+	DRAW_BOOT,
+	DRAW_FETCH,
+	DRAW_POWER,
+	DRAW_CLIENT,
+	DRAW_SHAPE,
+	DRAW_CRASH,
+	DRAW_WHATS
 };
 /* The next random number of that kind; of a machine's own row when M is given. */
 uint64_t sim_draw(struct sim_machine *m, enum sim_what what);

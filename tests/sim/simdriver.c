@@ -92,7 +92,8 @@ static void guest_turn(void *arg)
 		return;
 	}
 	if (!sim->healed && sim_chance(r->machine, DRAW_BOOT, 0.03)) {
-		sim_note("%s: guest %016" PRIx64 " crashes while booting", r->machine->name, r->uid);
+		sim_note(
+			"%s: guest %016" PRIx64 " crashes while booting", r->machine->name, r->uid);
 		guest_ends(r, 139, false);
 		return;
 	}
@@ -178,8 +179,8 @@ static void check_durable(struct sim_machine *m, const char *dir, const Um__Runn
 	if (data)
 		a = um__guest_assign__unpack(NULL, size, data);
 	if (!fs_synced(m, path))
-		sim_fail("%s: guest %016" PRIx64 " is started but its record is not synced", m->name,
-			spec->uid);
+		sim_fail("%s: guest %016" PRIx64 " is started but its record is not synced",
+			m->name, spec->uid);
 	if (!a || a->uid != spec->uid || a->epoch != spec->epoch ||
 		a->generation != spec->generation)
 		sim_fail("%s: guest %016" PRIx64 " is started but its record is not on the disk",
@@ -247,8 +248,8 @@ static int start(void *self, struct loop *loop, const char *dir, const Um__Runne
 	r->started_at = proc_wall_ms();
 	r->event.fn = guest_turn;
 	r->event.arg = r;
-	sim_event_add(&r->event, sim->now + sim_between(m, DRAW_BOOT, 30 * SIM_MS,
-						    (m->slow ? 4000 : 400) * SIM_MS));
+	sim_event_add(&r->event,
+		sim->now + sim_between(m, DRAW_BOOT, 30 * SIM_MS, (m->slow ? 4000 : 400) * SIM_MS));
 	sim->starts++;
 	sim_note("%s: starts %s, uid %" PRIu64 " epoch %" PRIu64 " generation %" PRIu64, m->name,
 		spec->name, spec->uid, spec->epoch, spec->generation);
@@ -295,11 +296,10 @@ static int stop(struct driver_run *run, uint32_t timeout_ms, bool force, struct 
 		r->phase = UM__PHASE__STOPPING;
 		r->ready = false;
 		sim_event_remove(&r->event);
-		sim_event_add(&r->event,
-			sim->now + (force ? SIM_MS
-					  : sim_between(run->m, DRAW_BOOT, 1,
-						    timeout_ms ? timeout_ms : 1) *
-						    SIM_MS / 4));
+		sim_event_add(&r->event, sim->now + (force ? SIM_MS
+							   : sim_between(run->m, DRAW_BOOT, 1,
+								     timeout_ms ? timeout_ms : 1) *
+									    SIM_MS / 4));
 		poke(r);
 	}
 	return 0;

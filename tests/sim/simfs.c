@@ -409,7 +409,7 @@ int fs_sync_dir(const char *path, struct err *err)
 /* ---------------------------------------------------------------- system calls */
 
 /* Declared here: the linker makes calls of NAME come to __wrap_NAME. */
-#define REAL(type, name, ...) \
+#define REAL(type, name, ...)            \
 	type __real_##name(__VA_ARGS__); \
 	type __wrap_##name(__VA_ARGS__)
 

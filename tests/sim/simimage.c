@@ -99,8 +99,8 @@ bool imgstore_has(struct imgstore *s, const uint8_t id[MANIFEST_HASH])
 	return find(s, id);
 }
 
-int imgstore_path(struct imgstore *s, const uint8_t id[MANIFEST_HASH], char path[PATH_MAX],
-	struct err *err)
+int imgstore_path(
+	struct imgstore *s, const uint8_t id[MANIFEST_HASH], char path[PATH_MAX], struct err *err)
 {
 	if (!find(s, id))
 		return err_set(err, -ENOENT, "no such artefact");

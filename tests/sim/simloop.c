@@ -152,8 +152,9 @@ void loop_timer_arm(struct loop_timer *t, uint64_t ms)
 		return;
 	sim_event_remove(&t->event);
 	/* A timer never fires early, and a busy machine's a little late. */
-	sim_event_add(&t->event, sim->now + sim_stretch(m, ms * SIM_MS) +
-					 (m->slow ? sim_between(m, DRAW_FATE, 0, 300 * SIM_MS) : 1));
+	sim_event_add(
+		&t->event, sim->now + sim_stretch(m, ms * SIM_MS) +
+				   (m->slow ? sim_between(m, DRAW_FATE, 0, 300 * SIM_MS) : 1));
 }
 
 void loop_timer_disarm(struct loop_timer *t)
@@ -228,7 +229,9 @@ static void work_free(struct loop_work *w)
 static uint64_t pool_time(const struct loop *loop)
 {
 	struct sim_machine *m = &sim->machines[loop->proc->machine];
-	uint64_t most = m->slow ? 800 * SIM_MS : sim_draw(m, DRAW_POOL) % 16 ? 3 * SIM_MS : 60 * SIM_MS;
+	uint64_t most = m->slow			      ? 800 * SIM_MS
+			: sim_draw(m, DRAW_POOL) % 16 ? 3 * SIM_MS
+						      : 60 * SIM_MS;
 
 	return sim_between(m, DRAW_POOL, 20, most);
 }

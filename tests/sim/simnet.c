@@ -183,7 +183,8 @@ static void conn_free(struct sim_conn *c)
 	/* The dealer hears of it, and goes on trying. */
 	if (!dealer->closed && !dealer->proc->dead) {
 		sim_event_remove(&dealer->tell);
-		sim_event_add(&dealer->tell, sim->now + sim_between(NULL, DRAW_LATENCY, 0, 20 * SIM_MS));
+		sim_event_add(
+			&dealer->tell, sim->now + sim_between(NULL, DRAW_LATENCY, 0, 20 * SIM_MS));
 		try_again(dealer, sim_between(NULL, DRAW_CONNECT, RETRY_MIN, RETRY_MAX));
 	}
 }
@@ -220,9 +221,11 @@ static void trace_desired(const Um__Desired *d)
 {
 	for (size_t i = 0; i < d->n_guests; i++)
 		sim_note("      %s epoch %llu %s", d->guests[i]->name,
-			(unsigned long long)d->guests[i]->epoch, d->guests[i]->run ? "run" : "stop");
+			(unsigned long long)d->guests[i]->epoch,
+			d->guests[i]->run ? "run" : "stop");
 	for (size_t i = 0; i < d->n_removed; i++)
-		sim_note("      removed uid %llu epoch %llu", (unsigned long long)d->removed[i]->uid,
+		sim_note("      removed uid %llu epoch %llu",
+			(unsigned long long)d->removed[i]->uid,
 			(unsigned long long)d->removed[i]->epoch);
 	for (size_t i = 0; i < d->n_networks; i++) {
 		const Um__NetState *n = d->networks[i];

@@ -8,10 +8,10 @@
 #include "tests/sim/labs.h"
 
 enum what {
-	DO_USER, /* a user's wish */
+	DO_USER,  /* a user's wish */
 	DO_CRASH, /* a process dies at its Nth step from now */
 	DO_POWER,
-	DO_CUT, /* a machine from all others */
+	DO_CUT,	   /* a machine from all others */
 	DO_CUT_TO, /* its messages do not come through, those to it do */
 	DO_PAUSE,
 	DO_SLOW,
@@ -97,7 +97,7 @@ static void users(struct sim_plan *p, struct dice *d, uint64_t count, uint32_t l
 
 		item->lab = (uint32_t)range(d, 0, labs - 1);
 		item->variant = (uint32_t)range(d, 0, LAB_VARIANTS - 1);
-		item->verb = roll_ < 50   ? USER_APPLY
+		item->verb = roll_ < 50	  ? USER_APPLY
 			     : roll_ < 62 ? USER_DELETE
 			     : roll_ < 70 ? USER_STOP
 			     : roll_ < 78 ? USER_START
@@ -152,8 +152,8 @@ struct sim_plan *simplan_make(uint64_t seed, const struct sim_options *options)
 		abort();
 	p->seed = seed;
 	/* Few hosts, often: more meets on each. */
-	p->hosts = (uint32_t)(size == 0 ? range(&d, 300, 1500)
-			      : size < 4 ? range(&d, 20, 80)
+	p->hosts = (uint32_t)(size == 0	  ? range(&d, 300, 1500)
+			      : size < 4  ? range(&d, 20, 80)
 			      : size < 20 ? 1
 					  : range(&d, 2, 7));
 	if (options->hosts)
@@ -190,8 +190,8 @@ void simplan_free(struct sim_plan *p)
 
 /* ---------------------------------------------------------------- carrying it out */
 
-static const char *const verbs[] = {"apply", "delete", "stop", "start", "restart", "cordon",
-	"uncordon", "host rm"};
+static const char *const verbs[] = {
+	"apply", "delete", "stop", "start", "restart", "cordon", "uncordon", "host rm"};
 
 static const char *machine_name(uint32_t machine, char text[16])
 {
@@ -215,8 +215,8 @@ static void describe(const struct item *i, char *out, size_t size)
 				i->verb == USER_APPLY ? (int)i->variant + 1 : 0);
 		break;
 	case DO_CRASH:
-		(void)snprintf(out, size, "%s: its process will die %" PRIu64 " steps from here", m,
-			i->n);
+		(void)snprintf(
+			out, size, "%s: its process will die %" PRIu64 " steps from here", m, i->n);
 		break;
 	case DO_POWER:
 		(void)snprintf(out, size, "%s: power loss for %.1f s", m, s);
@@ -479,8 +479,8 @@ static bool alike(const char *a, const char *b)
 	return !*a && !*b;
 }
 
-static bool still_fails(uint64_t seed, struct sim_plan *p, const struct sim_options *options,
-	const char *failure)
+static bool still_fails(
+	uint64_t seed, struct sim_plan *p, const struct sim_options *options, const char *failure)
 {
 	struct sim_options quiet = *options;
 
@@ -502,7 +502,8 @@ void simplan_shrink(
 		while (again && limit) {
 			again = false;
 			for (size_t at = 0; at < p->count && limit; at += chunk) {
-				size_t end_at = at + chunk < p->count ? at + chunk : p->count, live = 0;
+				size_t end_at = at + chunk < p->count ? at + chunk : p->count,
+				       live = 0;
 				bool *was = calloc(end_at - at, sizeof(bool));
 
 				if (!was)

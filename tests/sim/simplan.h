@@ -27,8 +27,8 @@ void simplan_result(struct sim_plan *plan, const struct sim *world);
 const struct plan_outcome *simplan_outcome(const struct sim_plan *plan);
 
 /* Fewer items, same failure.  Runs the simulator up to LIMIT times. */
-void simplan_shrink(uint64_t seed, struct sim_plan *plan, const struct sim_options *options,
-	unsigned limit);
+void simplan_shrink(
+	uint64_t seed, struct sim_plan *plan, const struct sim_options *options, unsigned limit);
 /* For a person. */
 void simplan_print(const struct sim_plan *plan, FILE *out);
 

@@ -29,8 +29,8 @@ struct backend {
 	struct item *group; /* begun, not committed */
 };
 
-static void item_put(struct item **items, const char *key, const void *value, size_t size,
-	uint64_t revision)
+static void item_put(
+	struct item **items, const char *key, const void *value, size_t size, uint64_t revision)
 {
 	struct item *item;
 
@@ -156,8 +156,7 @@ static int revision_of(struct backend *b, const char *key, uint64_t *revision, s
 	return 0;
 }
 
-static int apply(
-	struct backend *b, const struct store_op *op, uint64_t revision, struct err *err)
+static int apply(struct backend *b, const struct store_op *op, uint64_t revision, struct err *err)
 {
 	(void)err;
 	item_put(&b->group, op->key, op->value, op->size, revision);
@@ -200,11 +199,11 @@ static void rollback(struct backend *b)
 	drop_all(&b->group);
 }
 
-#define OPS                                                                            \
-	{                                                                              \
-		.open = open_it, .close = close_it, .range = range, .begin = begin,    \
-		.revision_of = revision_of, .apply = apply, .commit = commit,          \
-		.rollback = rollback,                                                  \
+#define OPS                                                                         \
+	{                                                                           \
+		.open = open_it, .close = close_it, .range = range, .begin = begin, \
+		.revision_of = revision_of, .apply = apply, .commit = commit,       \
+		.rollback = rollback,                                               \
 	}
 const struct backend_ops backend_sqlite = OPS;
 const struct backend_ops backend_memory = OPS;

@@ -203,7 +203,8 @@ uint64_t sim_mono_us(const struct sim_machine *m)
 {
 	int64_t now = (int64_t)sim->now;
 
-	return m->mono_base + (uint64_t)(now + now / 1000000 * m->ppm + now % 1000000 * m->ppm / 1000000);
+	return m->mono_base +
+	       (uint64_t)(now + now / 1000000 * m->ppm + now % 1000000 * m->ppm / 1000000);
 }
 
 uint64_t sim_wall_us(const struct sim_machine *m)
@@ -372,7 +373,9 @@ static void settle(void)
 
 bool sim_run(uint64_t seed, const struct sim_options *options, struct sim_plan *plan)
 {
-	struct sim world = {.options = *options, .seed = seed, .plan = plan,
+	struct sim world = {.options = *options,
+		.seed = seed,
+		.plan = plan,
 		.history = UINT64_C(14695981039346656037)};
 	bool held;
 

@@ -20,7 +20,9 @@ struct world {
 	uint64_t deadline, seq;
 	char dir[64], local[96];
 	/* Of the last Desired. */
-	unsigned welcomes, fulls;
+	unsigned welcomes, fulls, refusals, beats;
+	uint64_t session, numbered;
+	size_t networks, networks_gone;
 	size_t guests, removed;
 	uint64_t uid, epoch;
 	bool (*done)(struct world *w);
@@ -45,7 +47,10 @@ static void on_message(void *arg, struct zsock *sock, const struct zpeer *peer,
 	if (env->body_case == UM__ENVELOPE__BODY_AGENT_WELCOME) {
 		w->welcomes++;
 		w->seq = 0;
+		w->session = env->agent_welcome->session;
 	}
+	w->refusals += env->body_case == UM__ENVELOPE__BODY_ERROR;
+	w->beats += env->body_case == UM__ENVELOPE__BODY_HEARTBEAT_REPLY;
 	if (env->body_case != UM__ENVELOPE__BODY_DESIRED)
 		return;
 	if (w->seq)
@@ -54,6 +59,8 @@ static void on_message(void *arg, struct zsock *sock, const struct zpeer *peer,
 	w->fulls += env->desired->full && !env->desired->more;
 	w->guests = env->desired->n_guests;
 	w->removed = env->desired->n_removed;
+	w->networks = env->desired->n_networks;
+	w->networks_gone = env->desired->n_removed_vnis;
 	if (w->guests) {
 		w->uid = env->desired->guests[0]->uid;
 		w->epoch = env->desired->guests[0]->epoch;
@@ -145,6 +152,7 @@ static void hello(struct world *w)
 	facts.underlay_mtu = 1500;
 	m.host = host;
 	m.instance = 1;
+	m.number = w->numbered;
 	m.boot_id = (ProtobufCBinaryData){.len = sizeof(boot_id), .data = boot_id};
 	m.facts = &facts;
 	if (w->uid) {
@@ -239,10 +247,186 @@ static void test_removed_while_away(void **state)
 	world_close(&w);
 }
 
+static void beat(struct world *w, uint64_t desired, uint64_t observed)
+{
+	Um__Envelope env = wire_env(9);
+	Um__Heartbeat m = UM__HEARTBEAT__INIT;
+	struct err err = ERR_INIT;
+
+	m.session = w->session;
+	m.seq = 1;
+	m.desired_seq = desired;
+	m.observed_seq = observed;
+	env.body_case = UM__ENVELOPE__BODY_HEARTBEAT;
+	env.heartbeat = &m;
+	unit_ok(zsock_send(w->agent, NULL, &env, NULL, 0, &err), &err);
+}
+
+static void report(struct world *w, uint64_t seq, Um__Phase phase)
+{
+	Um__Envelope env = wire_env(0);
+	Um__Observed m = UM__OBSERVED__INIT;
+	Um__GuestObserved seen = UM__GUEST_OBSERVED__INIT, *list = &seen;
+	struct err err = ERR_INIT;
+
+	seen.uid = w->uid;
+	seen.epoch = w->epoch;
+	seen.phase = phase;
+	m.guests = &list;
+	m.n_guests = 1;
+	m.seq = seq;
+	m.session = w->session;
+	env.body_case = UM__ENVELOPE__BODY_OBSERVED;
+	env.observed = &m;
+	unit_ok(zsock_send(w->agent, NULL, &env, NULL, 0, &err), &err);
+}
+
+static bool is_refused(struct world *w)
+{
+	return w->refusals == 1;
+}
+
+static bool beat_again(struct world *w)
+{
+	return w->beats == 1;
+}
+
+static void until_beat(struct world *w, uint64_t desired, uint64_t observed)
+{
+	w->beats = 0;
+	beat(w, desired, observed);
+	until(w, beat_again);
+}
+
+static void one(struct world *w)
+{
+	world_open(w);
+	until(w, is_up);
+	hello(w);
+	until(w, is_welcome);
+	apply(w);
+	until(w, has_guest);
+}
+
+/* A Desired that never came is noticed by the heartbeats; a slow agent that takes one
+ * step after the other is left alone. */
+static void test_desired_lost(void **state)
+{
+	struct world w;
+
+	(void)state;
+	one(&w);
+	until_beat(&w, 1, 0);
+	until_beat(&w, 2, 0);
+	until_beat(&w, 2, 0);
+	assert_int_equal(w.fulls, 1);
+	until_beat(&w, 1, 0); /* as if the guest had never been told */
+	until_beat(&w, 1, 0);
+	until_beat(&w, 1, 0);
+	beat(&w, 1, 0);
+	until(&w, second_full);
+	assert_int_equal(w.guests, 1);
+	world_close(&w);
+}
+
+/* A report that never came: the agent is sent to say hello, which tells everything.  Old
+ * and repeated ones change nothing. */
+static void test_report_lost(void **state)
+{
+	struct world w;
+	const struct core_guest *g;
+
+	(void)state;
+	one(&w);
+	g = core_guest(w.serve->core, w.uid);
+	report(&w, 1, UM__PHASE__STARTING);
+	report(&w, 2, UM__PHASE__RUNNING);
+	report(&w, 1, UM__PHASE__STARTING);
+	until_beat(&w, 2, 2);
+	assert_int_equal(g->phase, CORE_RUNNING);
+	report(&w, 4, UM__PHASE__STOPPING);
+	beat(&w, 2, 4);
+	until(&w, is_refused);
+	world_close(&w);
+	one(&w);
+	for (int i = 0; i < 2; i++)
+		until_beat(&w, 2, 1);
+	beat(&w, 2, 1);
+	until(&w, is_refused);
+	world_close(&w);
+}
+
+static bool has_guest_again(struct world *w)
+{
+	return w->guests == 1 && w->fulls == 2;
+}
+
+/* A hello that a newer one has overtaken says what is no longer so. */
+static void test_old_hello(void **state)
+{
+	struct world w;
+	uint64_t uid;
+
+	(void)state;
+	one(&w);
+	w.numbered = 2;
+	hello(&w);
+	until(&w, has_guest_again);
+	uid = w.uid;
+	w.numbered = 1;
+	w.uid = 0;
+	hello(&w);
+	w.uid = uid;
+	until_beat(&w, 1, 0);
+	assert_int_equal(w.welcomes, 2);
+	assert_int_equal(w.fulls, 2);
+	world_close(&w);
+}
+
+/* The guest's NICs change: its host leaves the network and joins it, in one event. */
+static void test_network_left_and_joined(void **state)
+{
+	struct core_groupspec *g = calloc(1, sizeof(*g));
+	struct core_netspec lan = {.name = "lan"};
+	struct core_apply lab = {
+		.groups = g, .group_count = 1, .networks = &lan, .network_count = 1};
+	struct core_plan plan = {0};
+	struct err err = ERR_INIT;
+	struct world w;
+
+	(void)state;
+	assert_non_null(g);
+	one(&w);
+	(void)net_prefix_parse("10.1.0.0/24", &lan.prefix4, NULL);
+	(void)str_copy(lab.name, sizeof(lab.name), "lab");
+	(void)str_copy(g->name, sizeof(g->name), "web");
+	(void)str_copy(g->nics[0].network, CORE_NAME, "lan");
+	g->memory = 64ull << 20;
+	g->nic_count = 1;
+	for (int i = 0; i < 2; i++) {
+		w.guests = w.networks = w.networks_gone = 0;
+		(void)net_addr_parse(i ? "10.1.0.9" : "10.1.0.8", &g->nics[0].ip4, NULL);
+		unit_ok(core_apply(w.serve->core, &lab, false, 1, &plan, &w.serve->out, &err),
+			&err);
+		commit_event(w.serve, NULL, NULL, NULL, 0);
+		core_plan_free(&plan);
+		memset(&plan, 0, sizeof(plan));
+		until(&w, has_guest);
+		assert_true(w.networks > 0);
+		assert_int_equal(w.networks_gone, 0);
+	}
+	free(g);
+	world_close(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_removed_while_away),
+		cmocka_unit_test(test_desired_lost),
+		cmocka_unit_test(test_report_lost),
+		cmocka_unit_test(test_old_hello),
+		cmocka_unit_test(test_network_left_and_joined),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
