@@ -76,7 +76,7 @@ static int bad_option(char **argv, const struct option *longs)
 		return bad_usage("unknown option '-%c'", optopt);
 	if (optopt)
 		return bad_usage("'%.60s': this option takes no value", arg);
-	while (longs[n].name && n < sizeof(names) / sizeof(names[0])) {
+	while (n < sizeof(names) / sizeof(names[0]) && longs[n].name) {
 		names[n] = longs[n].name;
 		n++;
 	}

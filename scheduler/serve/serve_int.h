@@ -57,7 +57,7 @@ struct agent {
 	char host[CORE_NAME];
 	struct peer peer;
 	uint64_t session;
-	uint64_t seq; /* of the last Desired made */
+	uint64_t seq;		  /* of the last Desired made */
 	uint64_t instance, hello; /* the newest heard of */
 	uint64_t observed_seq;	  /* of the last report taken */
 	bool observed_gap;	  /* one before it never came */

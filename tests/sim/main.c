@@ -165,9 +165,10 @@ static void worker(const struct args *args, unsigned nth, int fd)
 {
 	struct tally tally = {0};
 	static const int signals[] = {SIGSEGV, SIGABRT, SIGBUS, SIGFPE};
+	const struct sigaction action = {.sa_handler = died};
 
 	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
-		(void)signal(signals[i], died);
+		(void)sigaction(signals[i], &action, NULL);
 	for (uint64_t seed = args->first + nth; seed <= args->last; seed += args->jobs) {
 		worker_seed = seed;
 		if (!one(seed, args, &tally) && args->options.bug) {
