@@ -207,6 +207,7 @@ void guest_pend(struct core *core, struct core_guest *guest)
 
 	if (guest->pending || !group)
 		return;
+	guest_settle(core, guest);
 	guest->pending = true;
 	DL_APPEND2(group->pending, guest, pending_prev, pending_next);
 	group->pending_count++;
