@@ -20,7 +20,7 @@ DEBUG ?= 0
 ifeq ($(DEBUG),1)
 O ?= build/debug
 SAN := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
-OPT := -O1 -g
+OPT := -O1 -g -DUMLAUT_DEBUG
 else
 O ?= build
 SAN :=
