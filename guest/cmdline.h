@@ -1,7 +1,8 @@
 /* cmdline: the argument vector of a guest's kernel.  Pure.
  *
  *   KERNEL mem=64M ubd0=COW,BASE [ubd1rd=MODULES] [ubd7rd=BULK] [initrd=INITRD] con=null
- *   con0=fd:A,fd:A con1=fd:B,fd:B ssl=null lpj=N vecN:transport=tap,... uml_dir=DIR
+ *   con0=fd:A,fd:A con1=fd:B,fd:B ssl=null lpj=N bonding.max_bonds=0
+ *   dummy.numdummies=0 ifb.numifbs=0 fb_tunnels=none vecN:transport=tap,... uml_dir=DIR
  *   umid=ID [noreboot] [mconsole=notify:PATH] EXTRA...
  *
  * (arch/um: mem= um_arch.c, ubd ubd_kern.c, con line.c/stdio_console.c, vec

@@ -48,6 +48,7 @@ static void test_whole(void **state)
 	static const char *const want[] = {"/kernel", "mem=64M", "ubd0=/disk/cow,/disk/base",
 		"ubd1rd=/disk/modules", "ubd7rd=/proc/self/fd/5", "initrd=/initrd", "con=null",
 		"con0=fd:3,fd:3", "con1=fd:4,fd:4", "ssl=null", "lpj=40000000",
+		"bonding.max_bonds=0", "dummy.numdummies=0", "ifb.numifbs=0", "fb_tunnels=none",
 		"vec0:transport=tap,ifname=t3.0,depth=128,gro=1,mac=02:00:00:00:00:01",
 		"vec1:transport=tap,ifname=t3.1,depth=64,gro=1,mac=02:00:00:00:00:02",
 		"uml_dir=/uml", "umid=g", "quiet", "seccomp=on", NULL};
@@ -68,8 +69,9 @@ static void test_least(void **state)
 		.no_reboot = true,
 		.notify = "/n"};
 	static const char *const want[] = {"/k", "mem=18M", "ubd0d=/d", "con=null", "con0=null",
-		"con1=null", "ssl=null", "lpj=40000000", "uml_dir=/u", "umid=0123456789abcdef",
-		"noreboot", "mconsole=notify:/n", NULL};
+		"con1=null", "ssl=null", "lpj=40000000", "bonding.max_bonds=0",
+		"dummy.numdummies=0", "ifb.numifbs=0", "fb_tunnels=none", "uml_dir=/u",
+		"umid=0123456789abcdef", "noreboot", "mconsole=notify:/n", NULL};
 
 	(void)state;
 	expect(&spec, want);
