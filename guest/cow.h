@@ -141,6 +141,10 @@ int cow_read(
  * (end of a v1, v2 disk). */
 int cow_write(struct cow *cow, uint64_t offset, const void *data, size_t size, struct err *err);
 
+/* The same for zeroes: a hole in the file where the file system has them, which reads
+ * as zeroes because the bits are set. */
+int cow_zero(struct cow *cow, uint64_t offset, size_t size, struct err *err);
+
 /* The disk as one raw file: BASE_FD with the set blocks over it, sparse, into
  * OUT_FD (an empty regular file, becomes the disk's size; not synced).
  * DATA_BYTES (may be NULL): bytes written. */

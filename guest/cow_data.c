@@ -371,11 +371,9 @@ static int set_bits(struct cow *cow, uint64_t first, uint64_t end)
 	return rc;
 }
 
-int cow_write(struct cow *cow, uint64_t offset, const void *data, size_t size, struct err *err)
+static int check_write(const struct cow *cow, uint64_t offset, size_t size, struct err *err)
 {
 	const struct cow_info *info = &cow->info;
-	uint64_t first = offset / info->block, end;
-	int rc;
 
 	if (!cow->write)
 		return err_set(err, -EBADF, "COW file is open for reading only");
@@ -383,15 +381,52 @@ int cow_write(struct cow *cow, uint64_t offset, const void *data, size_t size, s
 		return err_set(err, -ERANGE, "COW file: a write past the disk's end");
 	if (offset % info->block || (size % info->block && offset + size != info->size))
 		return err_set(err, -EINVAL, "COW file: a write of less than whole blocks");
-	end = (offset + size + info->block - 1) / info->block;
-	if (end > mapped_blocks(info))
+	if ((offset + size + info->block - 1) / info->block > mapped_blocks(info))
 		return err_set(err, -EOPNOTSUPP,
 			"COW file of version %" PRIu32
 			" has no bit for the blocks at the disk's end",
 			info->version);
-	rc = cow_pwrite_all(cow->fd, data, size, info->data_offset + offset);
+	return 0;
+}
+
+static int mark_written(struct cow *cow, uint64_t offset, size_t size)
+{
+	uint32_t block = cow->info.block;
+
+	return set_bits(cow, offset / block, (offset + size + block - 1) / block);
+}
+
+int cow_write(struct cow *cow, uint64_t offset, const void *data, size_t size, struct err *err)
+{
+	int rc = check_write(cow, offset, size, err);
+
+	if (rc < 0)
+		return rc;
+	rc = cow_pwrite_all(cow->fd, data, size, cow->info.data_offset + offset);
 	if (rc == 0)
-		rc = set_bits(cow, first, end);
+		rc = mark_written(cow, offset, size);
+	return rc < 0 ? err_errno(err, rc, "write the COW file") : 0;
+}
+
+int cow_zero(struct cow *cow, uint64_t offset, size_t size, struct err *err)
+{
+	static const uint8_t zeroes[4096];
+	uint64_t at = cow->info.data_offset + offset;
+	int rc = check_write(cow, offset, size, err);
+
+	if (rc < 0)
+		return rc;
+	if (fallocate(cow->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)size) <
+		0)
+		rc = -errno;
+	if (rc == -EOPNOTSUPP) { /* no holes in this file system */
+		rc = 0;
+		for (size_t done = 0; rc == 0 && done < size; done += sizeof(zeroes))
+			rc = cow_pwrite_all(cow->fd, zeroes,
+				(size_t)min64(size - done, sizeof(zeroes)), at + done);
+	}
+	if (rc == 0)
+		rc = mark_written(cow, offset, size);
 	return rc < 0 ? err_errno(err, rc, "write the COW file") : 0;
 }
 

@@ -198,7 +198,7 @@ static int load_segment(
 	return rc;
 }
 
-static int write_run(struct movein *in, unsigned from, unsigned to, struct err *err)
+static int write_run(struct movein *in, unsigned from, unsigned to, bool zero, struct err *err)
 {
 	size_t at = (size_t)from * COW_BLOCK, size = (size_t)(to - from) * COW_BLOCK;
 	uint64_t offset = in->seg.index * MOVE_SEGMENT + at;
@@ -206,8 +206,20 @@ static int write_run(struct movein *in, unsigned from, unsigned to, struct err *
 
 	if (size > left) /* the last block of a disk that is no multiple of it */
 		size = (size_t)left;
+	if (zero)
+		return cow_zero(in->cow, offset, size, err);
 	in->written += size;
 	return cow_write(in->cow, offset, in->seg.data + at, size, err);
+}
+
+static bool is_zero(const struct movein *in, unsigned block)
+{
+	return in->seg.zero >> (block / 8) & 1;
+}
+
+static bool is_set(const struct movein *in, unsigned block)
+{
+	return in->seg.mask[block / 8] >> block % 8 & 1;
 }
 
 /* Runs of set blocks, so that few writes are made. */
@@ -218,11 +230,12 @@ static int write_segment(struct movein *in, struct err *err)
 
 	for (unsigned b = 0; b < end && rc >= 0;) {
 		unsigned from = b;
+		bool zero = is_zero(in, b);
 
-		while (b < end && (in->seg.mask[b / 8] >> b % 8 & 1))
+		while (b < end && is_set(in, b) && is_zero(in, b) == zero)
 			b++;
 		if (b > from)
-			rc = write_run(in, from, b, err);
+			rc = write_run(in, from, b, zero, err);
 		else
 			b++;
 	}

@@ -2,10 +2,14 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/crash.h"
+#include "lib/fs.h"
 #include "lib/str.h"
+#include "node-agent/movelog.h"
 
 /* A message that waits for the pool, or is in it. */
 struct item {
@@ -28,10 +32,14 @@ struct moverecv {
 	struct moverecv_config config;
 	const struct moverecv_ops *ops;
 	void *arg;
-	char path[COW_PATH_MAX], backing[COW_PATH_MAX];
+	char path[COW_PATH_MAX], backing[COW_PATH_MAX], dir[COW_PATH_MAX];
 	uint8_t image_id[32];
+	struct loop_timer *alive;
 	bool closed, busy;
-	struct movein *in; /* the pool's while busy */
+	/* The pool's while busy. */
+	bool is_sealed;
+	uint8_t digest[MOVE_DIGEST];
+	struct movein *in;
 	uint64_t written, unsynced;
 	/* The session; 0: none. */
 	uint64_t session, sessions, request, seq;
@@ -86,7 +94,7 @@ static int keep_have(void *arg, const Um__MoveHave *have, struct err *err)
 	if (!grown)
 		return err_set(err, -ENOMEM, "memory is short");
 	item->haves = grown;
-	mine.move = job->recv->config.uid;
+	mine.move = job->recv->config.move;
 	env.more = have->n_segments != 0;
 	env.body_case = UM__ENVELOPE__BODY_MOVE_HAVE;
 	env.move_have = &mine;
@@ -111,9 +119,13 @@ static int work_offer(struct job *job, struct err *err)
 static int work_blocks(struct moverecv *r, struct item *item, struct err *err)
 {
 	uint64_t before = movein_written(r->in);
-	int rc = movein_blocks(r->in, item->env->move_blocks, item->bulk, item->bulk_size, err);
+	int rc;
 
+	if (r->is_sealed)
+		return err_set(err, -EPERM, "the disk is complete here: nothing may change in it");
+	rc = movein_blocks(r->in, item->env->move_blocks, item->bulk, item->bulk_size, err);
 	item->written = movein_written(r->in) - before;
+	crash_point("move-write");
 	if (rc >= 0 && r->unsynced + item->written >= MOVERECV_SYNC) {
 		rc = movein_sync(r->in, err);
 		item->synced = rc >= 0;
@@ -121,13 +133,53 @@ static int work_blocks(struct moverecv *r, struct item *item, struct err *err)
 	return rc;
 }
 
+static int work_log(struct moverecv *r, struct item *item, struct err *err)
+{
+	if (!r->dir[0] || r->is_sealed)
+		return 0;
+	return movelog_take(r->dir, item->env->move_log, item->bulk, item->bulk_size, err);
+}
+
+/* That the copy is whole must be known after a restart, and before anybody is told. */
+static int keep_seal(struct moverecv *r, const Um__MoveSeal *seal, struct err *err)
+{
+	uint8_t packed[256];
+	char path[PATH_MAX];
+	int rc;
+
+	if (!r->dir[0])
+		return 0;
+	if (um__move_seal__get_packed_size(seal) > sizeof(packed))
+		return err_set(err, -EBADMSG, "a seal that makes no sense");
+	rc = fs_join(path, sizeof(path), r->dir, MOVERECV_SEALED, err);
+	return rc < 0 ? rc
+		      : fs_write_atomic(path, packed, um__move_seal__pack(seal, packed), 0600, err);
+}
+
 static int work_seal(struct moverecv *r, const Um__MoveSeal *seal, struct err *err)
 {
-	if (!seal->digest.len)
-		return movein_sync(r->in, err);
+	int rc;
+
+	if (!seal->digest.len) {
+		rc = movein_sync(r->in, err);
+		crash_point("move-sync");
+		return rc;
+	}
 	if (seal->digest.len != MOVE_DIGEST)
 		return err_set(err, -EBADMSG, "a digest of %zu bytes", seal->digest.len);
-	return movein_seal(r->in, seal->digest.data, err);
+	if (r->is_sealed)
+		return memcmp(seal->digest.data, r->digest, MOVE_DIGEST) == 0
+			       ? 0
+			       : err_set(err, -EPERM, "another disk was sealed here");
+	rc = movein_seal(r->in, seal->digest.data, err);
+	if (rc >= 0)
+		rc = keep_seal(r, seal, err);
+	if (rc < 0)
+		return rc;
+	r->is_sealed = true;
+	memcpy(r->digest, seal->digest.data, MOVE_DIGEST);
+	crash_point("move-sealed");
+	return 0;
 }
 
 static void work(void *arg)
@@ -142,6 +194,8 @@ static void work(void *arg)
 		item->rc = err_set(&item->err, -EPROTO, "blocks without an offer");
 	else if (item->env->body_case == UM__ENVELOPE__BODY_MOVE_BLOCKS)
 		item->rc = work_blocks(job->recv, item, &item->err);
+	else if (item->env->body_case == UM__ENVELOPE__BODY_MOVE_LOG)
+		item->rc = work_log(job->recv, item, &item->err);
 	else
 		item->rc = work_seal(job->recv, item->env->move_seal, &item->err);
 }
@@ -180,7 +234,7 @@ static void ack(struct moverecv *r, uint64_t seq, bool durable)
 	Um__Envelope env = wire_env(r->request);
 	Um__MoveAck message = UM__MOVE_ACK__INIT;
 
-	message.move = r->config.uid;
+	message.move = r->config.move;
 	message.seq = seq;
 	message.durable = durable;
 	env.body_case = UM__ENVELOPE__BODY_MOVE_ACK;
@@ -193,7 +247,7 @@ static void sealed(struct moverecv *r, const Um__MoveSeal *seal)
 	Um__Envelope env = wire_env(r->request);
 	Um__MoveSealed message = UM__MOVE_SEALED__INIT;
 
-	message.move = r->config.uid;
+	message.move = r->config.move;
 	message.digest = seal->digest;
 	env.body_case = UM__ENVELOPE__BODY_MOVE_SEALED;
 	env.move_sealed = &message;
@@ -215,6 +269,9 @@ static void answer(struct moverecv *r, struct item *item)
 	if (env->body_case == UM__ENVELOPE__BODY_MOVE_BLOCKS) {
 		r->seq = env->move_blocks->seq;
 		ack(r, r->seq, item->synced);
+	} else if (env->body_case == UM__ENVELOPE__BODY_MOVE_LOG) {
+		r->seq = env->move_log->seq;
+		ack(r, r->seq, false);
 	} else if (env->body_case == UM__ENVELOPE__BODY_MOVE_SEAL && env->move_seal->digest.len)
 		sealed(r, env->move_seal);
 	else if (env->body_case == UM__ENVELOPE__BODY_MOVE_SEAL)
@@ -248,6 +305,17 @@ static void work_done(void *arg, bool cancelled)
 		next_job(r);
 }
 
+/* The pool is at it: a large disk takes its time. */
+static void on_alive(void *arg)
+{
+	struct moverecv *r = arg;
+
+	if (!r->busy || !r->session)
+		return;
+	ack(r, r->seq, false);
+	loop_timer_arm(r->alive, MOVERECV_ALIVE_MS);
+}
+
 static void next_job(struct moverecv *r)
 {
 	struct item *item = r->first;
@@ -269,6 +337,8 @@ static void next_job(struct moverecv *r)
 	job->recv = r;
 	job->item = item;
 	r->busy = true;
+	if (!loop_timer_armed(r->alive))
+		loop_timer_arm(r->alive, MOVERECV_ALIVE_MS);
 	if (loop_work_run(r->loop, "move", work, work_done, job, &err) < 0) {
 		r->busy = false;
 		free(job);
@@ -321,9 +391,9 @@ static int check_offer(const struct moverecv *r, const Um__MoveOffer *offer, str
 		offer->disk_size != c->spec.size || offer->image_id.len != sizeof(r->image_id) ||
 		memcmp(offer->image_id.data, r->image_id, sizeof(r->image_id)) != 0)
 		return err_set(err, -EPERM,
-			"guest %016" PRIx64 " of epoch %" PRIu64
+			"move %" PRIu64 ": a guest of epoch %" PRIu64
 			" with this disk is not expected here",
-			c->uid, offer->epoch);
+			c->move, offer->epoch);
 	return 0;
 }
 
@@ -338,10 +408,12 @@ static void take_offer(
 	r->session = ++r->sessions;
 	r->request = env->id;
 	r->seq = 0;
-	if (check_offer(r, env->move_offer, &err) < 0)
+	if (check_offer(r, env->move_offer, &err) < 0) {
 		end_session(r, &err);
-	else
-		queue(r, env, NULL, 0);
+		return;
+	}
+	crash_point("move-accept");
+	queue(r, env, NULL, 0);
 }
 
 static bool from_peer(const struct moverecv *r, const struct zpeer *peer, const Um__Envelope *env)
@@ -353,11 +425,13 @@ static bool from_peer(const struct moverecv *r, const struct zpeer *peer, const 
 static bool is_mine(const struct moverecv *r, const Um__Envelope *env)
 {
 	if (env->body_case == UM__ENVELOPE__BODY_MOVE_OFFER)
-		return env->move_offer->move == r->config.uid;
+		return env->move_offer->move == r->config.move;
 	if (env->body_case == UM__ENVELOPE__BODY_MOVE_BLOCKS)
-		return env->move_blocks->move == r->config.uid;
+		return env->move_blocks->move == r->config.move;
+	if (env->body_case == UM__ENVELOPE__BODY_MOVE_LOG)
+		return env->move_log->move == r->config.move;
 	return env->body_case == UM__ENVELOPE__BODY_MOVE_SEAL &&
-	       env->move_seal->move == r->config.uid;
+	       env->move_seal->move == r->config.move;
 }
 
 bool moverecv_message(struct moverecv *recv, struct zsock *sock, const struct zpeer *peer,
@@ -387,6 +461,7 @@ int moverecv_open(struct loop *loop, const struct moverecv_config *config,
 	const struct moverecv_ops *ops, void *arg, struct moverecv **out, struct err *err)
 {
 	struct moverecv *r = calloc(1, sizeof(*r));
+	int rc;
 
 	if (!r)
 		return err_set(err, -ENOMEM, "memory is short");
@@ -396,11 +471,19 @@ int moverecv_open(struct loop *loop, const struct moverecv_config *config,
 	r->arg = arg;
 	r->last = &r->first;
 	memcpy(r->image_id, config->image_id, sizeof(r->image_id));
-	if (str_copy(r->path, sizeof(r->path), config->path) < 0 ||
-		str_copy(r->backing, sizeof(r->backing), config->spec.backing) < 0) {
+	r->is_sealed = config->sealed != NULL;
+	if (config->sealed)
+		memcpy(r->digest, config->sealed, sizeof(r->digest));
+	rc = str_copy(r->path, sizeof(r->path), config->path) < 0 ||
+			     str_copy(r->dir, sizeof(r->dir), config->dir ? config->dir : "") < 0 ||
+			     str_copy(r->backing, sizeof(r->backing), config->spec.backing) < 0
+		     ? err_set(err, -ENAMETOOLONG, "the path of the copy is too long")
+		     : loop_timer_open(loop, "move-alive", on_alive, r, &r->alive, err);
+	if (rc < 0) {
 		free(r);
-		return err_set(err, -ENAMETOOLONG, "the path of the copy is too long");
+		return rc;
 	}
+	r->config.sealed = NULL;
 	r->config.path = r->path;
 	r->config.spec.backing = r->backing;
 	*out = r;
@@ -419,6 +502,8 @@ void moverecv_close(struct moverecv *recv)
 	recv->closed = true;
 	recv->session = 0;
 	drop_queue(recv);
+	loop_timer_close(recv->alive);
+	recv->alive = NULL;
 	if (!recv->busy)
 		release(recv);
 }

@@ -6,7 +6,11 @@
  * until then offers for it find nobody.  One message after the other goes through the
  * pool; a source that sends more than MOVE_WINDOW of them unconfirmed is told so and
  * its session is over.  A failure is told to the source as an Error, and ends the
- * session, not the object: another offer may come.
+ * session, not the object: another offer may come.  While the pool works, a MoveAck goes
+ * each MOVERECV_ALIVE_MS, so that the source waits.
+ *
+ * Once sealed the copy takes no more blocks; an offer that comes all the same (the
+ * source did not hear of it) is answered, and its digest compared.
  */
 #ifndef UMLAUT_NODE_AGENT_MOVERECV_H
 #define UMLAUT_NODE_AGENT_MOVERECV_H
@@ -18,13 +22,20 @@
 /* Written bytes after which the copy is synced in between. */
 #define MOVERECV_SYNC (64u << 20)
 
+#define MOVERECV_ALIVE_MS 1000
+
+/* Below `dir`: the MoveSeal of a copy that is whole. */
+#define MOVERECV_SEALED "sealed.pb"
+
 struct moverecv;
 
 struct moverecv_config {
-	uint64_t uid, epoch, disk_generation; /* what must be offered */
-	const char *path;		      /* of the copy; its folder is there */
-	struct cow_spec spec;		      /* `backing` as the guest's kernel will see it */
-	const uint8_t *image_id;	      /* 32 bytes */
+	uint64_t move, epoch, disk_generation; /* what must be offered */
+	const char *path;		       /* of the copy; its folder is there */
+	const char *dir;		       /* for logs and the seal; NULL: not kept */
+	const uint8_t *sealed;		       /* digest, when it was sealed before; or NULL */
+	struct cow_spec spec;		       /* `backing` as the guest's kernel will see it */
+	const uint8_t *image_id;	       /* 32 bytes */
 };
 
 struct moverecv_ops {

@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/crash.h"
 #include "lib/str.h"
+#include "node-agent/movelog.h"
 
 #define RETRY_MS 200
 
@@ -15,20 +17,26 @@ struct movesend {
 	struct movesend_config config;
 	const struct movesend_ops *ops;
 	void *arg;
-	char cow[COW_PATH_MAX], endpoint[160];
+	char cow[COW_PATH_MAX], logs[COW_PATH_MAX], endpoint[160];
 	uint8_t image_id[32];
 	struct movesend_status st;
 	struct zsock *sock;
 	struct loop_timer *quiet, *pace;
 	bool closed, last_asked, restart, differed;
+	uint32_t restarts;
+	uint64_t runs;
+	uint64_t heard_at; /* loop time of the target's last word */
 	/* The job in the pool; one at a time. */
-	enum { IDLE, OPENING, BATCHING, ENDING } busy;
+	enum { IDLE, OPENING, BATCHING, ENDING, LOGGING } busy;
 	int job_rc;
 	struct err job_err;
 	/* The session. */
 	struct moveout *out;
 	struct moveout_batch batch;
-	bool have_all, up, batch_over, seal_sent, batch_waits;
+	struct movelog *log;
+	struct movelog_piece piece;
+	bool have_all, up, heard, unavailable, batch_over, seal_sent, batch_waits, piece_waits,
+		logs_over;
 	uint64_t request, sent, acked, tries;
 	uint64_t round_began, round_last, next_at;
 	uint8_t digest[MOVE_DIGEST];
@@ -39,6 +47,7 @@ static void advance(struct movesend *s);
 static void release(struct movesend *s)
 {
 	moveout_close(s->out);
+	movelog_close(s->log);
 	free(s);
 }
 
@@ -84,15 +93,28 @@ static void account(struct movesend *s)
 
 /* ---------------------------------------------------------------- the pool */
 
+static int work_log(struct movesend *s)
+{
+	if (!s->log) {
+		int rc = movelog_open(s->logs, s->config.move, &s->log, &s->job_err);
+
+		if (rc < 0)
+			return rc;
+	}
+	return movelog_next(s->log, &s->piece);
+}
+
 static void work(void *arg)
 {
 	struct movesend *s = arg;
 
 	s->job_err = ERR_INIT;
 	if (s->busy == OPENING)
-		s->job_rc = moveout_open(s->cow, s->config.uid, &s->out, &s->job_err);
+		s->job_rc = moveout_open(s->cow, s->config.move, &s->out, &s->job_err);
 	else if (s->busy == ENDING)
 		s->job_rc = moveout_last(s->out, &s->job_err);
+	else if (s->busy == LOGGING)
+		s->job_rc = work_log(s);
 	else
 		s->job_rc = moveout_batch(s->out, &s->batch, &s->job_err);
 }
@@ -116,7 +138,10 @@ static void work_done(void *arg, bool cancelled)
 		account(s);
 	if (was == BATCHING && s->job_rc == 0)
 		s->batch_over = true;
+	if (was == LOGGING && s->job_rc == 0)
+		s->logs_over = true;
 	s->batch_waits = was == BATCHING && s->job_rc > 0;
+	s->piece_waits = was == LOGGING && s->job_rc > 0;
 	advance(s);
 }
 
@@ -135,13 +160,19 @@ static void run(struct movesend *s, int what)
 
 static void begin_again(struct movesend *s)
 {
+	uint32_t patience = s->last_asked ? s->config.last_patience_ms : s->config.patience_ms;
 	struct err err = ERR_INIT;
 
 	if (over(s))
 		return;
 	s->st.breaks++;
-	if (++s->tries > MOVESEND_TRIES) {
-		(void)err_set(&err, -ETIMEDOUT, "the target at %s does not answer", s->endpoint);
+	if (s->heard)
+		s->tries++;
+	if (s->tries > MOVESEND_TRIES || loop_now(s->loop) - s->heard_at >= patience) {
+		(void)err_set(&err, -ETIMEDOUT, "the target at %s %s", s->endpoint,
+			s->unavailable		    ? "does not expect this guest"
+			: s->tries > MOVESEND_TRIES ? "breaks off again and again"
+						    : "does not answer");
 		fail(s, &err);
 		return;
 	}
@@ -154,7 +185,7 @@ static void send_offer(struct movesend *s)
 	Um__Envelope env = wire_env(++s->request);
 	Um__MoveOffer offer = UM__MOVE_OFFER__INIT;
 
-	offer.move = s->config.uid;
+	offer.move = s->config.move;
 	offer.epoch = s->config.epoch;
 	offer.disk_size = moveout_size(s->out);
 	offer.disk_generation = s->config.disk_generation;
@@ -164,6 +195,7 @@ static void send_offer(struct movesend *s)
 	/* When it does not go, the silence that follows is noticed. */
 	(void)send_env(s, &env, NULL, 0);
 	loop_timer_arm(s->quiet, s->config.quiet_ms);
+	crash_point("move-offer");
 }
 
 static void reset(struct movesend *s)
@@ -171,12 +203,27 @@ static void reset(struct movesend *s)
 	s->restart = false;
 	moveout_close(s->out);
 	s->out = NULL;
+	movelog_close(s->log);
+	s->log = NULL;
 	memset(&s->st.progress, 0, sizeof(s->st.progress));
 	s->have_all = s->batch_over = s->seal_sent = s->batch_waits = false;
+	s->heard = s->piece_waits = s->logs_over = false;
 	s->sent = s->acked = 0;
 	s->round_last = 0;
 	s->st.state = MS_CONNECT;
 	run(s, OPENING);
+}
+
+static void send_piece(struct movesend *s)
+{
+	Um__Envelope env = wire_env(s->request);
+
+	env.body_case = UM__ENVELOPE__BODY_MOVE_LOG;
+	env.move_log = &s->piece.log;
+	s->piece_waits = false;
+	s->piece.log.seq = ++s->sent;
+	(void)send_env(s, &env, s->piece.bulk, s->piece.bulk_size);
+	loop_timer_arm(s->quiet, s->config.quiet_ms);
 }
 
 static void send_batch(struct movesend *s)
@@ -195,6 +242,7 @@ static void send_batch(struct movesend *s)
 
 		s->next_at = from + s->batch.blocks.raw_size * UINT64_C(1000) / s->config.rate;
 	}
+	crash_point("move-batch");
 }
 
 static void send_seal(struct movesend *s)
@@ -209,14 +257,18 @@ static void send_seal(struct movesend *s)
 			return;
 		}
 		seal.digest = (ProtobufCBinaryData){.len = MOVE_DIGEST, .data = s->digest};
+		seal.restarts = s->restarts;
+		seal.runs = s->runs;
 	}
-	seal.move = s->config.uid;
+	seal.move = s->config.move;
 	seal.round = s->st.progress.round;
 	env.body_case = UM__ENVELOPE__BODY_MOVE_SEAL;
 	env.move_seal = &seal;
 	s->seal_sent = true;
 	(void)send_env(s, &env, NULL, 0);
 	loop_timer_arm(s->quiet, s->config.quiet_ms);
+	if (s->st.state == MS_LAST)
+		crash_point("move-seal");
 }
 
 static void begin_round(struct movesend *s)
@@ -227,6 +279,7 @@ static void begin_round(struct movesend *s)
 	s->round_began = loop_now(s->loop);
 	if (s->last_asked) {
 		s->st.state = MS_LAST;
+		crash_point("move-last");
 		run(s, ENDING);
 		return;
 	}
@@ -251,6 +304,7 @@ static void round_end(struct movesend *s)
 	expected = s->st.progress.round == 1 ? UINT32_MAX - 1 : bytes * 1000 / s->st.rate;
 	s->st.expected_ms = expected < UINT32_MAX ? (uint32_t)expected : UINT32_MAX - 1;
 	s->round_last = bytes ? bytes : 1;
+	crash_point("move-round");
 	if (s->last_asked || (expected > s->config.max_downtime_ms && shrinks &&
 				     s->st.progress.round < MOVESEND_ROUNDS)) {
 		begin_round(s);
@@ -261,11 +315,29 @@ static void round_end(struct movesend *s)
 	s->ops->on_ready(s->arg);
 }
 
-/* Does what can be done now. */
-static void advance(struct movesend *s)
+/* What was read is sent when the window and the rate let it; false: not yet. */
+static bool send_waiting(struct movesend *s)
 {
 	uint64_t now = loop_now(s->loop);
 
+	if (!s->batch_waits && !s->piece_waits)
+		return true;
+	if (s->sent - s->acked >= MOVE_WINDOW)
+		return false;
+	if (s->next_at > now) {
+		loop_timer_arm(s->pace, s->next_at - now);
+		return false;
+	}
+	if (s->batch_waits)
+		send_batch(s);
+	else
+		send_piece(s);
+	return true;
+}
+
+/* Does what can be done now. */
+static void advance(struct movesend *s)
+{
 	if (over(s) || s->busy != IDLE)
 		return;
 	if (s->restart) {
@@ -281,17 +353,12 @@ static void advance(struct movesend *s)
 	}
 	if (s->st.state == MS_READY)
 		return;
-	if (s->batch_waits) {
-		if (s->sent - s->acked >= MOVE_WINDOW)
-			return;
-		if (s->next_at > now) {
-			loop_timer_arm(s->pace, s->next_at - now);
-			return;
-		}
-		send_batch(s);
-	}
+	if (!send_waiting(s))
+		return;
 	if (!s->batch_over)
 		run(s, BATCHING);
+	else if (s->st.state == MS_LAST && s->logs[0] && !s->logs_over)
+		run(s, LOGGING);
 	else if (!s->seal_sent && s->sent == s->acked)
 		send_seal(s);
 }
@@ -300,7 +367,8 @@ static void advance(struct movesend *s)
 
 static void on_ack(struct movesend *s, const Um__MoveAck *ack)
 {
-	if (ack->seq > s->sent || ack->seq < s->acked)
+	if (ack->seq > s->sent || ack->seq < s->acked ||
+		(s->st.state != MS_ROUND && s->st.state != MS_LAST))
 		return;
 	if (ack->seq > s->acked)
 		s->tries = 0;
@@ -342,6 +410,7 @@ static void on_error(struct movesend *s, const Um__Error *error)
 		return;
 	}
 	if (error->code == UM__ERROR_CODE__UNAVAILABLE && s->st.state == MS_CONNECT) {
+		s->unavailable = true;
 		loop_timer_arm(s->quiet, RETRY_MS);
 		return;
 	}
@@ -364,16 +433,25 @@ static void on_message(void *arg, struct zsock *sock, const struct zpeer *peer,
 		return;
 	if (env->body_case == UM__ENVELOPE__BODY_ERROR) {
 		on_error(s, env->error);
-	} else if (env->body_case == UM__ENVELOPE__BODY_MOVE_HAVE && s->st.state == MS_CONNECT &&
-		   s->busy == IDLE) {
+		return;
+	}
+	s->heard_at = loop_now(s->loop);
+	s->heard = true;
+	s->unavailable = false;
+	if (loop_timer_armed(s->quiet))
+		loop_timer_arm(s->quiet, s->config.quiet_ms);
+	if (env->body_case == UM__ENVELOPE__BODY_MOVE_HAVE && s->st.state == MS_CONNECT &&
+		s->busy == IDLE) {
 		loop_timer_arm(s->quiet, s->config.quiet_ms);
 		if (moveout_have(s->out, env->move_have, &err) < 0) {
 			fail(s, &err);
 			return;
 		}
 		s->have_all = !env->more;
-		if (s->have_all)
+		if (s->have_all) {
+			crash_point("move-have");
 			advance(s);
+		}
 	} else if (env->body_case == UM__ENVELOPE__BODY_MOVE_ACK) {
 		on_ack(s, env->move_ack);
 	} else if (env->body_case == UM__ENVELOPE__BODY_MOVE_SEALED) {
@@ -442,12 +520,18 @@ int movesend_open(struct loop *loop, struct zctx *zctx, const struct movesend_co
 	s->config = *config;
 	if (!s->config.quiet_ms)
 		s->config.quiet_ms = MOVESEND_QUIET_MS;
+	if (!s->config.patience_ms)
+		s->config.patience_ms = MOVESEND_PATIENCE_MS;
+	if (!s->config.last_patience_ms)
+		s->config.last_patience_ms = MOVESEND_LAST_PATIENCE_MS;
+	s->heard_at = loop_now(loop);
 	s->ops = ops;
 	s->arg = arg;
 	s->st.expected_ms = UINT32_MAX;
 	if (config->image_id)
 		memcpy(s->image_id, config->image_id, sizeof(s->image_id));
 	if (str_copy(s->cow, sizeof(s->cow), config->cow) < 0 ||
+		str_copy(s->logs, sizeof(s->logs), config->logs ? config->logs : "") < 0 ||
 		str_copy(s->endpoint, sizeof(s->endpoint), config->endpoint) < 0)
 		rc = err_set(err, -ENAMETOOLONG, "a path or endpoint is too long");
 	else
@@ -461,11 +545,15 @@ int movesend_open(struct loop *loop, struct zctx *zctx, const struct movesend_co
 	return 0;
 }
 
-void movesend_last(struct movesend *send)
+void movesend_last(struct movesend *send, uint32_t restarts, uint64_t runs)
 {
 	if (over(send) || send->last_asked)
 		return;
 	send->last_asked = true;
+	send->restarts = restarts;
+	send->runs = runs;
+	/* While all waited for the guest nothing was to be heard. */
+	send->heard_at = loop_now(send->loop);
 	/* In the middle of a round: it ends first. */
 	if (send->st.state != MS_READY || send->busy != IDLE)
 		return;

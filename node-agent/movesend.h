@@ -12,10 +12,11 @@
  *   FAILED   on_failed was called                           -
  *
  * A break of the connection, or MOVESEND_QUIET_MS without a word from the target,
- * leads to CONNECT; what was confirmed is not sent again.  After
- * MOVESEND_TRIES such breaks in a row without a batch confirmed: FAILED.  An Error
- * from the target, or one of reading here: FAILED at once; but one that says
- * UNAVAILABLE to the offer is a break.
+ * leads to CONNECT; what was confirmed is not sent again.  FAILED after
+ * MOVESEND_TRIES breaks in a row with an answer in between but no batch confirmed, or
+ * when nothing was heard for `patience_ms` (`last_patience_ms` while the guest stands
+ * still).  An Error from the target, or one of reading here: FAILED at once; but one
+ * that says UNAVAILABLE to the offer only means to ask again.
  *
  * On the loop's thread; files are read in the pool.
  */
@@ -26,7 +27,9 @@
 #include "lib/zsock.h"
 #include "node-agent/moveout.h"
 
-#define MOVESEND_QUIET_MS 60000 /* the target may be reading all it has */
+#define MOVESEND_QUIET_MS 5000 /* the target at work tells each second */
+#define MOVESEND_PATIENCE_MS 60000
+#define MOVESEND_LAST_PATIENCE_MS 15000
 #define MOVESEND_TRIES 5
 #define MOVESEND_ROUNDS 10 /* at most, before READY */
 
@@ -36,14 +39,16 @@ enum movesend_state { MS_CONNECT, MS_ROUND, MS_READY, MS_LAST, MS_SEALED, MS_FAI
 
 struct movesend_config {
 	const char *cow;
-	uint64_t uid, epoch, disk_generation; /* of the guest */
-	const uint8_t *image_id;	      /* 32 bytes */
-	const char *endpoint;		      /* of the target */
+	const char *logs;		       /* folder of the console's log; NULL: none is sent */
+	uint64_t move, epoch, disk_generation; /* of the guest */
+	const uint8_t *image_id;	       /* 32 bytes */
+	const char *endpoint;		       /* of the target */
 	/* CURVE; NULL for ipc. */
 	const uint8_t *secret_key, *public_key, *server_key;
-	uint64_t rate;		  /* bytes a second before zstd; 0: no limit */
-	uint32_t max_downtime_ms; /* of the copying alone */
-	uint32_t quiet_ms;	  /* 0: MOVESEND_QUIET_MS */
+	uint64_t rate;				/* bytes a second before zstd; 0: no limit */
+	uint32_t max_downtime_ms;		/* of the copying alone */
+	uint32_t quiet_ms;			/* 0: MOVESEND_QUIET_MS */
+	uint32_t patience_ms, last_patience_ms; /* 0: as above */
 };
 
 /* Each may close the session. */
@@ -65,8 +70,9 @@ struct movesend_status {
 /* CONFIG is copied. */
 int movesend_open(struct loop *loop, struct zctx *zctx, const struct movesend_config *config,
 	const struct movesend_ops *ops, void *arg, struct movesend **out, struct err *err);
-/* The guest's kernel has ended.  From any state before SEALED; once. */
-void movesend_last(struct movesend *send);
+/* The guest's kernel has ended, after so many restarts and runs.  From any state before
+ * SEALED; once. */
+void movesend_last(struct movesend *send, uint32_t restarts, uint64_t runs);
 void movesend_set_rate(struct movesend *send, uint64_t rate);
 void movesend_status(const struct movesend *send, struct movesend_status *out);
 /* No callback comes any more; the memory goes when the pool is done with it. */

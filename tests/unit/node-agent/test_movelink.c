@@ -112,7 +112,7 @@ static void there_sealed(void *arg, const uint8_t digest[MOVE_DIGEST])
 static void open_recv(struct world *w)
 {
 	static const struct moverecv_ops ops = {.on_sealed = there_sealed};
-	struct moverecv_config config = {.uid = UID,
+	struct moverecv_config config = {.move = UID,
 		.epoch = 5,
 		.disk_generation = 1,
 		.path = to,
@@ -129,7 +129,7 @@ static void on_ready(void *arg)
 	/* The guest has written since, and then ended. */
 	w->ready = true;
 	scribble(20);
-	movesend_last(w->send);
+	movesend_last(w->send, 0, 0);
 }
 
 static void on_sealed(void *arg, const uint8_t digest[MOVE_DIGEST])
@@ -154,14 +154,15 @@ static void open_send(struct world *w)
 {
 	static const struct movesend_ops ops = {on_ready, on_sealed, on_failed};
 	struct movesend_config config = {.cow = from,
-		.uid = UID,
+		.move = UID,
 		.epoch = w->epoch,
 		.disk_generation = 1,
 		.image_id = image,
 		.endpoint = endpoint,
 		.rate = w->rate,
 		.max_downtime_ms = 200,
-		.quiet_ms = w->cut_after || w->mute || w->offers ? 1000 : 20000};
+		.quiet_ms = w->cut_after || w->mute || w->offers ? 1000 : 20000,
+		.patience_ms = w->mute ? 3500 : 0};
 
 	ok(movesend_open(w->loop, w->zctx, &config, &ops, w, &w->send, &err));
 }

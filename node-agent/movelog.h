@@ -1,0 +1,35 @@
+/* movelog: the console's log (console.log, console.log.1) of a guest that moves.
+ *
+ * Read at the source in pieces, written at the target as they come.  A log that cannot
+ * be read, or is not there, is left out: no reason to keep a guest where it is.
+ * Blocking: for the loop's pool.
+ */
+#ifndef UMLAUT_NODE_AGENT_MOVELOG_H
+#define UMLAUT_NODE_AGENT_MOVELOG_H
+
+#include "lib/wire.h"
+
+#define MOVELOG_PIECE (1u << 20)
+#define MOVELOG_MAX (16u << 20) /* of one file: the newest of a longer one */
+
+struct movelog;
+
+struct movelog_piece {
+	Um__MoveLog log; /* `seq` is the caller's */
+	const uint8_t *bulk;
+	size_t bulk_size;
+};
+
+/* DIR: the guest's folder. */
+int movelog_open(const char *dir, uint64_t move, struct movelog **out, struct err *err);
+void movelog_close(struct movelog *log); /* NULL is fine */
+/* 1: a piece, valid until the next call; 0: that was all. */
+int movelog_next(struct movelog *log, struct movelog_piece *piece);
+
+/* Checks a piece and writes it below DIR. */
+int movelog_take(const char *dir, const Um__MoveLog *piece, const void *bulk, size_t bulk_size,
+	struct err *err);
+/* Takes what came from one folder to another, in place of what is there. */
+int movelog_rename(const char *from, const char *to, struct err *err);
+
+#endif
