@@ -261,6 +261,19 @@ static void read_count(struct lab_ctx *ctx, const struct ynode *node, void *msg)
 static const char *const inits[] = {"auto", "image", "umlaut", NULL};
 static const char *const policies[] = {"always", "on-failure", "never", NULL};
 
+/* One name, or a list of them. */
+static void read_features(struct lab_ctx *ctx, const struct ynode *node, void *msg)
+{
+	Um__GuestSpec *guest = msg;
+
+	if (node->kind != YNODE_LIST) {
+		(void)lab_append_text(ctx, &guest->n_kernel_features, node);
+		return;
+	}
+	for (size_t i = 0; i < node->count; i++)
+		(void)lab_append_text(ctx, &guest->n_kernel_features, node->items[i]);
+}
+
 static const struct lab_field guest_fields[] = {
 	{"image", LAB_TEXT, FIELD(GuestSpec, image), NULL, NULL, NULL},
 	{"kernel", LAB_TEXT, FIELD(GuestSpec, kernel), NULL, NULL, NULL},
@@ -280,6 +293,7 @@ static const struct lab_field guest_fields[] = {
 	{"restart", LAB_ENUM, FIELD(GuestSpec, restart), policies, NULL, NULL},
 	{"stop_timeout", LAB_TIME, FIELD(GuestSpec, stop_timeout_ms), NULL, NULL, NULL},
 	{"placement", LAB_OTHER, 0, NULL, NULL, lab_read_placement},
+	{"kernel_features", LAB_OTHER, 0, NULL, NULL, read_features},
 	{"kernel_args", LAB_TEXT, FIELD(GuestSpec, kernel_args), NULL, NULL, NULL},
 	{"labels", LAB_MAP, FIELD(GuestSpec, n_labels), NULL,
 		&um__guest_spec__labels_entry__descriptor, NULL},

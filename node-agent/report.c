@@ -59,6 +59,7 @@ static void observe(struct guest *g, Um__GuestObserved *out, char *reason)
 	out->restarts = g->restarts;
 	out->exit_status = g->last.exit_status;
 	out->disk_generation = g->disk_generation;
+	out->troubles = g->trouble_count;
 	out->final = life_final(g);
 	if (g->run) {
 		out->epoch = g->run_epoch;

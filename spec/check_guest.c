@@ -261,6 +261,29 @@ static void check_hostname(
 			group->count);
 }
 
+static bool is_feature(const char *name)
+{
+	size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_-");
+
+	return n && !name[n] && n <= SPEC_FEATURE_MAX;
+}
+
+static void check_features(struct check *c, const Um__GuestSpec *g, const char *where)
+{
+	char at[SPEC_WHERE];
+
+	check_at(at, where, "kernel_features");
+	if (g->n_kernel_features > SPEC_FEATURES_MAX)
+		spec_errors_add(c->out, at, "%zu features are more than %d", g->n_kernel_features,
+			SPEC_FEATURES_MAX);
+	for (size_t i = 0; i < g->n_kernel_features && i < SPEC_FEATURES_MAX; i++)
+		if (!is_feature(g->kernel_features[i]))
+			spec_errors_add(c->out, at,
+				"'%.40s' is no feature ('clusterctl kernel inspect NAME' lists "
+				"those of a kernel)",
+				g->kernel_features[i]);
+}
+
 static void check_texts(struct check *c, const Um__GuestSpec *g, const char *where)
 {
 	struct err err = ERR_INIT;
@@ -297,6 +320,7 @@ void check_guest(struct check *c, size_t group, const char *where)
 	struct seen seen;
 
 	check_texts(c, g, where);
+	check_features(c, g, where);
 	check_size(c, g, where);
 	check_hostname(c, c->spec->groups[group], g->hostname, where);
 	check_nics(c, group, where);

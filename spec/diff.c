@@ -315,6 +315,10 @@ enum spec_effect spec_guest_diff(
 	diff_text(&d, SPEC_RESTART, "hostname", old->hostname, new->hostname);
 	diff_text(&d, SPEC_RESTART, "init", given(old->init) ? old->init : "auto",
 		given(new->init) ? new->init : "auto");
+	if (PART_DIFFERS(&d, spec_boot_hash,
+		    (to->n_kernel_features = from->n_kernel_features,
+			    to->kernel_features = from->kernel_features)))
+		note(&d, SPEC_RESTART, "kernel_features changed");
 	diff_text(&d, SPEC_RESTART, "kernel_args", old->kernel_args, new->kernel_args);
 	diff_live_parts(&d);
 	return d.effect;

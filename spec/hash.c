@@ -137,6 +137,9 @@ static void add_boot(struct form *f, const Um__GuestSpec *g)
 	add_str(f, 14, given(g->init) ? g->init : "auto");
 	add_ready(f, 15, g->ready);
 	add_str(f, 16, g->kernel_args);
+	/* Only when there are some: a guest without is what it was before they existed. */
+	for (size_t i = 0; i < g->n_kernel_features; i++)
+		add_str(f, 21, g->kernel_features[i]);
 }
 
 static void add_disk(struct form *f, const Um__GuestSpec *g)

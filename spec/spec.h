@@ -51,6 +51,8 @@
 #define SPEC_LABEL_KEY_MAX 63
 #define SPEC_LABEL_VALUE_MAX 255
 #define SPEC_KERNEL_ARGS_MAX 1024
+#define SPEC_FEATURES_MAX 64 /* of a kernel that a guest asks for */
+#define SPEC_FEATURE_MAX 32  /* bytes of one */
 #define SPEC_EXEC_MAX 64
 #define SPEC_EXEC_BYTES 4096
 #define SPEC_HOSTNAME_MAX 63

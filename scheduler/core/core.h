@@ -142,10 +142,14 @@ struct core_host {
 	size_t domain_count;
 	struct core_hostnode by_share, by_free;
 	uint64_t free_memory, free_disk, free_cpu; /* as in the index */
-	uint64_t looked_at;			   /* the run that has it among its candidates */
-	const struct core_group *nominated;	   /* room is being made here for a guest of it */
-	uint64_t memory, disk, disk_free;	   /* bytes */
-	uint32_t cpu;				   /* milli-CPUs */
+	uint32_t troubles, avoided; /* in a row: guests that failed to start; times avoided */
+	uint64_t trouble_uid;	    /* the last of them */
+	uint64_t avoid_until;	    /* wall clock, 0: not avoided (avoid.c) */
+	struct core_host *avoid_prev, *avoid_next;
+	uint64_t looked_at;		    /* the run that has it among its candidates */
+	const struct core_group *nominated; /* room is being made here for a guest of it */
+	uint64_t memory, disk, disk_free;   /* bytes */
+	uint32_t cpu;			    /* milli-CPUs */
 	uint64_t memory_reserved, disk_reserved;
 	uint32_t cpu_reserved;
 	struct net_addr vtep;
@@ -324,6 +328,7 @@ struct core_guest {
 	struct core_nic *nics;
 	uint32_t nic_count;
 	bool pending; /* on its group's list of those that wait for a host */
+	uint8_t troubles;
 	bool exclusive;
 	struct core_guest *group_prev, *group_next;
 	struct core_guest *host_prev, *host_next;
@@ -411,6 +416,7 @@ struct core_observed {
 	uint32_t restarts;
 	int32_t exit_status;
 	uint64_t started_at, cow_bytes;
+	uint32_t troubles; /* in a row, for the host's own reasons */
 };
 
 /* A host (re)connected, with all that it has.  Followed by CORE_TELL_FULL. */

@@ -36,6 +36,7 @@ struct core {
 	uint32_t auto_mtu; /* 0: to be computed */
 	struct core_meta meta;
 	bool place_due; /* room became free: try those that wait */
+	struct core_host *avoided;
 };
 
 /* out.c */
@@ -46,6 +47,14 @@ void out_tell_guest(struct core_out *out, const struct core_guest *guest);
 void out_tell_remove(struct core_out *out, const char *host, uint64_t uid, uint64_t epoch);
 void out_log(struct core_out *out, const char *kind, const char *name, const char *reason,
 	bool warning, const char *host, const char *fmt, ...) __attribute__((format(printf, 7, 8)));
+
+/* avoid.c: back-off of hosts.  A guest could not be started there; one came up; the host
+ * goes.  The tick returns the milliseconds until the next. */
+void avoid_failed(struct core *core, struct core_host *host, const struct core_guest *guest,
+	uint64_t now, struct core_out *out);
+void avoid_fine(struct core *core, struct core_host *host, struct core_out *out);
+void avoid_forget(struct core *core, struct core_host *host);
+uint64_t avoid_tick(struct core *core, uint64_t now, struct core_out *out);
 
 /* alloc.c: addresses, MACs, VNIs */
 int alloc_vni(struct core *core, uint32_t *vni);

@@ -114,6 +114,7 @@ int host_new(struct core *core, const struct core_hostfacts *facts, struct core_
 
 void host_free(struct core *core, struct core_host *host)
 {
+	avoid_forget(core, host);
 	core->auto_mtu = 0;
 	index_take(core, host);
 	core->by_order[host->order] = NULL;
@@ -149,7 +150,7 @@ static bool takes_phase(enum core_phase phase)
 }
 
 static void note(struct core *core, struct core_guest *guest, const struct core_observed *seen,
-	struct core_out *out)
+	uint64_t now, struct core_out *out)
 {
 	enum core_phase before = guest->phase;
 	bool was_ready = guest->ready;
@@ -163,6 +164,11 @@ static void note(struct core *core, struct core_guest *guest, const struct core_
 	guest_set_phase(guest, seen->phase, seen->reason ? seen->reason : "");
 	if (guest->group && seen->generation == guest->generation)
 		guest_settle(core, guest);
+	if (seen->troubles > guest->troubles)
+		avoid_failed(core, guest->host, guest, now, out);
+	else if (seen->phase == CORE_RUNNING && before != CORE_RUNNING)
+		avoid_fine(core, guest->host, out);
+	guest->troubles = (uint8_t)(seen->troubles < UINT8_MAX ? seen->troubles : UINT8_MAX);
 	/* Ready under an older spec is not ready. */
 	guest_set_ready(guest, seen->phase == CORE_RUNNING && seen->ready && !guest->deleting &&
 				       seen->generation == guest->generation);
@@ -183,7 +189,7 @@ static void note(struct core *core, struct core_guest *guest, const struct core_
 }
 
 static void observe_one(struct core *core, struct core_host *host, const struct core_observed *seen,
-	struct core_out *out)
+	uint64_t now, struct core_out *out)
 {
 	struct core_guest *guest;
 
@@ -195,7 +201,7 @@ static void observe_one(struct core *core, struct core_host *host, const struct 
 		return;
 	}
 	if (!seen->gone) {
-		note(core, guest, seen, out);
+		note(core, guest, seen, now, out);
 		if (guest->deleting || guest->evicted)
 			out_tell_remove(out, host->name, seen->uid, seen->epoch);
 		return;
@@ -235,7 +241,7 @@ int core_host_hello(struct core *core, const struct core_hostfacts *facts,
 	if (!was_up)
 		out_log(out, "host", host->name, "Up", false, host->name, "is up");
 	for (size_t i = 0; i < count; i++)
-		observe_one(core, host, &observed[i], out);
+		observe_one(core, host, &observed[i], now, out);
 	/* What was being removed and is not there any more is gone; what was lost
 	 * and has not been heard of is to be started. */
 	DL_FOREACH_SAFE2(host->guests, guest, next, host_next)
@@ -293,7 +299,7 @@ int core_observe(struct core *core, const char *name, const struct core_observed
 	if (!host)
 		return err_set(err, -ENOENT, "host '%s' is not known", name);
 	for (size_t i = 0; i < count; i++)
-		observe_one(core, host, &observed[i], out);
+		observe_one(core, host, &observed[i], now, out);
 	place_pending(core, now, out);
 	return 0;
 }
@@ -318,7 +324,7 @@ static void lose(struct core *core, struct core_host *host, struct core_out *out
 
 uint64_t core_tick(struct core *core, uint64_t now, uint64_t mono, struct core_out *out)
 {
-	uint64_t lease = core->config.lease_ms, next = FAR_AWAY;
+	uint64_t lease = core->config.lease_ms, next = FAR_AWAY, avoided;
 	struct core_host *host;
 
 	DL_FOREACH (core->host_list, host) {
@@ -344,6 +350,9 @@ uint64_t core_tick(struct core *core, uint64_t now, uint64_t mono, struct core_o
 			break;
 		}
 	}
+	avoided = avoid_tick(core, now, out);
+	if (avoided < next)
+		next = avoided;
 	place_pending(core, now, out);
 	if (core->retry_left)
 		return 1;

@@ -394,7 +394,7 @@ int index_put(struct core *core, struct core_host *host, struct err *err)
 	index_take(core, host);
 	if (renew_domains(core, host) < 0)
 		return err_set(err, -ENOMEM, "memory is short for host %s", host->name);
-	if (host->state != CORE_HOST_UP || host->cordoned)
+	if (host->state != CORE_HOST_UP || host->cordoned || host->avoid_until)
 		return 0;
 	name = class_name(host);
 	if (!name)
@@ -477,13 +477,15 @@ int index_check(const struct core *core, struct err *err)
 {
 	for (const struct core_host *h = core->hosts; h; h = h->hh.next) {
 		struct index_need left = index_free(core, h);
-		bool takes = h->state == CORE_HOST_UP && !h->cordoned;
+		bool takes = h->state == CORE_HOST_UP && !h->cordoned && !h->avoid_until;
 
 		if (takes != (h->index_class != NULL))
 			return err_set(err, -EPROTO,
 				"invariant 12: host %s is %s the index, but %s, %s", h->name,
 				h->index_class ? "in" : "not in", core_host_state_name(h->state),
-				h->cordoned ? "cordoned" : "not cordoned");
+				h->cordoned	 ? "cordoned"
+				: h->avoid_until ? "avoided"
+						 : "not cordoned");
 		if (takes && (h->free_memory != left.memory || h->free_disk != left.disk ||
 				     h->free_cpu != left.cpu || h->by_free.key != left.memory))
 			return err_set(err, -EPROTO,

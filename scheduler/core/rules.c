@@ -14,6 +14,7 @@ const char *refusal_text(enum refusal refusal)
 		[FITS] = "fits",
 		[NOT_UP] = "not up",
 		[IS_CORDONED] = "cordoned",
+		[IS_AVOIDED] = "guests failed to start there, tried again soon",
 		[OTHER_HOST] = "not the host asked for",
 		[TAINTED] = "has a taint that is not tolerated",
 		[LABELS] = "labels do not match",

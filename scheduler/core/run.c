@@ -341,6 +341,8 @@ enum refusal run_judge_rules(struct run *run, const struct core_host *host, uint
 		return NOT_UP;
 	if (host->cordoned)
 		return IS_CORDONED;
+	if (host->avoid_until)
+		return IS_AVOIDED;
 	refusal = rules_class(run, host, penalty);
 	if (refusal == FITS)
 		refusal = rules_domain(run, host, penalty);

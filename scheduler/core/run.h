@@ -24,6 +24,7 @@ enum refusal {
 	FITS,
 	NOT_UP,
 	IS_CORDONED,
+	IS_AVOIDED,
 	OTHER_HOST,
 	TAINTED,
 	LABELS,

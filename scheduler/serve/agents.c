@@ -514,6 +514,7 @@ static int convert_observed(const Um__GuestObserved *o, struct core_observed *ou
 		.exit_status = o->exit_status,
 		.started_at = o->started_at,
 		.cow_bytes = o->cow_bytes,
+		.troubles = o->troubles,
 	};
 	return 0;
 }

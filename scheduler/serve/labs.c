@@ -195,7 +195,7 @@ static int resolve(const struct serve *s, const Um__GuestSpec *spec, struct core
 			"image '%.80s' is not in the cluster ('clusterctl get images' lists those "
 			"that are; 'clusterctl image build busybox' makes the default one)",
 			spec->image);
-	kernel = artefacts_kernel(s, spec->kernel, err);
+	kernel = kernels_choose(s, spec, err);
 	if (!kernel)
 		return err->code;
 	memcpy(to->image_id, image->id.data, CORE_ID);

@@ -274,6 +274,9 @@ const Um__ArtefactInfo *artefacts_find(
 /* "" is the default kernel. */
 const Um__ArtefactInfo *artefacts_kernel(const struct serve *s, const char *name, struct err *err);
 void artefacts_remove(struct serve *s, const struct peer *from, const Um__Envelope *env);
+/* kernels.c: the kernel that SPEC names, or the best that has what it asks for. */
+const Um__ArtefactInfo *kernels_choose(
+	const struct serve *s, const Um__GuestSpec *spec, struct err *err);
 /* With the sources that hold it. */
 Um__BlobRef *artefacts_ref(
 	struct serve *s, const uint8_t id[CORE_ID], const char *for_host, struct arena *a);

@@ -81,9 +81,10 @@ Um__HostInfo *view_host(const struct serve *s, const struct core_host *h, struct
 	char text[NET_ADDR_TEXT], taint[FACTS_TAINT];
 
 	out->name = arena_str(a, h->name);
-	out->state = arena_str(a, h->cordoned && h->state == CORE_HOST_UP
-					  ? "cordoned"
-					  : core_host_state_name(h->state));
+	out->state = arena_str(a, h->state != CORE_HOST_UP ? core_host_state_name(h->state)
+				  : h->cordoned		   ? "cordoned"
+				  : h->avoid_until	   ? "avoided"
+							   : "up");
 	out->memory_bytes = h->memory;
 	out->memory_reserved = h->memory_reserved;
 	out->cpu_milli = h->cpu;
@@ -96,6 +97,7 @@ Um__HostInfo *view_host(const struct serve *s, const struct core_host *h, struct
 	out->underlay_mtu = h->underlay_mtu;
 	out->last_seen = h->last_seen;
 	out->joined_at = h->joined_at;
+	out->avoid_until = h->avoid_until;
 	out->n_labels = h->labels.count;
 	out->labels = (Um__HostInfo__LabelsEntry **)arena_list(a, h->labels.count);
 	for (size_t i = 0; i < h->labels.count; i++) {

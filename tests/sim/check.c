@@ -214,7 +214,7 @@ static const struct core_host *host_for(const struct serve *s, const struct core
 		const struct core_guest *other;
 		uint32_t same = 0;
 
-		if (h->state != CORE_HOST_UP || h->cordoned)
+		if (h->state != CORE_HOST_UP || h->cordoned || h->avoid_until)
 			continue;
 		DL_FOREACH2(h->guests, other, host_next)
 		same += other->group == g->group;
