@@ -381,12 +381,15 @@ static void read_guests(struct lab_ctx *ctx, const struct ynode *node, void *msg
 
 /* ---- networks and the top ---- */
 
+static const char *const spoofings[] = {"allow", "deny", NULL};
+
 static const struct lab_field network_fields[] = {
 	{"subnet", LAB_TEXT, FIELD(NetworkSpec, subnet), NULL, NULL, NULL},
 	{"subnet6", LAB_TEXT, FIELD(NetworkSpec, subnet6), NULL, NULL, NULL},
 	{"gateway", LAB_TEXT, FIELD(NetworkSpec, gateway), NULL, NULL, NULL},
 	{"gateway6", LAB_TEXT, FIELD(NetworkSpec, gateway6), NULL, NULL, NULL},
 	{"mtu", LAB_U32, FIELD(NetworkSpec, mtu), NULL, NULL, NULL},
+	{"spoofing", LAB_ENUM, FIELD(NetworkSpec, spoofing), spoofings, NULL, NULL},
 };
 
 static void read_networks(struct lab_ctx *ctx, const struct ynode *node, void *msg)

@@ -18,6 +18,8 @@ static const char *const guest_wide[] = {"NAME", "HOST", "STATE", "READY", "ADDR
 	"AGE", "REASON", "IMAGE", "KERNEL", "MEMORY", "CPUS", "EPOCH", "UID", "DISK"};
 static const char *const network_columns[] = {
 	"NAME", "SUBNET", "SUBNET6", "GATEWAY", "MTU", "MEMBERS", "HOSTS", "VNI"};
+static const char *const network_wide[] = {"NAME", "SUBNET", "SUBNET6", "GATEWAY", "MTU", "MEMBERS",
+	"HOSTS", "VNI", "GATEWAY6", "SPOOFING"};
 static const char *const artefact_columns[] = {
 	"NAME", "SIZE", "ALLOCATED", "HOSTS", "USED BY", "AGE", "ID"};
 static const char *const kernel_columns[] = {
@@ -37,7 +39,7 @@ static const struct kind kinds[] = {
 	{UM__KIND__KIND_GUESTS, {"guests", "guest", "g", NULL}, guest_columns, guest_wide,
 		N(guest_columns), N(guest_wide)},
 	{UM__KIND__KIND_NETWORKS, {"networks", "network", "net", NULL}, network_columns,
-		network_columns, N(network_columns), N(network_columns)},
+		network_wide, N(network_columns), N(network_wide)},
 	{UM__KIND__KIND_IMAGES, {"images", "image", "img", NULL}, artefact_columns,
 		artefact_columns, N(artefact_columns), N(artefact_columns)},
 	{UM__KIND__KIND_KERNELS, {"kernels", "kernel", "k", NULL}, kernel_columns, kernel_wide,
@@ -229,7 +231,12 @@ static void guest_cells(const Um__GuestInfo *g, bool wide, struct table *t)
 	table_add(t, units_size(size, g->cow_bytes));
 }
 
-static void network_cells(const Um__NetworkInfo *n, struct table *t)
+static const char *spoofing(const Um__NetworkInfo *n)
+{
+	return n->spoofing == UM__SPOOFING__SPOOFING_DENY ? "deny" : "allow";
+}
+
+static void network_cells(const Um__NetworkInfo *n, bool wide, struct table *t)
 {
 	table_add(t, n->name);
 	table_add(t, n->subnet);
@@ -239,6 +246,10 @@ static void network_cells(const Um__NetworkInfo *n, struct table *t)
 	table_addf(t, "%u", n->members);
 	table_addf(t, "%u", n->hosts);
 	table_addf(t, "%u", n->vni);
+	if (!wide)
+		return;
+	table_add(t, n->gateway6);
+	table_add(t, spoofing(n));
 }
 
 /* The first few, and how many more there are. */
@@ -315,7 +326,7 @@ bool show_cells(const Um__GetReply *r, Um__Kind kind, size_t i, bool wide, struc
 		guest_cells(r->guests[i], wide, t);
 		break;
 	case UM__KIND__KIND_NETWORKS:
-		network_cells(r->networks[i], t);
+		network_cells(r->networks[i], wide, t);
 		break;
 	case UM__KIND__KIND_IMAGES:
 		artefact_cells(r->artefacts[i], false, wide, t);
@@ -455,6 +466,7 @@ static void other_json(const Um__GetReply *r, Um__Kind kind, size_t i, struct js
 		json_str(j, "gateway", *n->gateway ? n->gateway : NULL);
 		json_str(j, "gateway6", *n->gateway6 ? n->gateway6 : NULL);
 		json_u64(j, "mtu", n->mtu);
+		json_str(j, "spoofing", spoofing(n));
 		json_u64(j, "members", n->members);
 		json_u64(j, "hosts", n->hosts);
 	} else if (kind == UM__KIND__KIND_DEPLOYMENTS) {

@@ -65,6 +65,7 @@ struct driver_ops {
 	/* See overlay.h. */
 	const char *(*netns)(void *self);
 	int (*net)(void *self, uint32_t vni, const char *name, uint32_t mtu, struct err *err);
+	int (*guard)(void *self, uint32_t vni, const struct overlay_guard *guard, struct err *err);
 	int (*net_remove)(void *self, uint32_t vni, struct err *err);
 	int (*members)(void *self, uint32_t vni, bool full, const struct overlay_member *members,
 		size_t count, const struct net_mac *removed, size_t removed_count, struct err *err);

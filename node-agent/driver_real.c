@@ -252,6 +252,13 @@ static int real_net(void *self, uint32_t vni, const char *name, uint32_t mtu, st
 	return overlay_net(real->overlay, vni, name, mtu, err);
 }
 
+static int real_guard(void *self, uint32_t vni, const struct overlay_guard *guard, struct err *err)
+{
+	struct real *real = self;
+
+	return overlay_guard(real->overlay, vni, guard, err);
+}
+
 static int real_net_remove(void *self, uint32_t vni, struct err *err)
 {
 	struct real *real = self;
@@ -327,6 +334,7 @@ static const struct driver_ops ops = {
 	.disk = real_disk,
 	.netns = real_netns,
 	.net = real_net,
+	.guard = real_guard,
 	.net_remove = real_net_remove,
 	.members = real_members,
 	.port = real_port,

@@ -188,6 +188,8 @@ static int program_all(struct nets *nets, struct net *net, struct err *err)
 	struct overlay_member *list;
 	int rc = d->ops->net(d->self, net->vni, net->name, net->mtu, err);
 
+	if (rc == 0)
+		rc = d->ops->guard(d->self, net->vni, &net->guard, err);
 	if (rc < 0)
 		return rc;
 	list = calloc(count + 1, sizeof(*list));
@@ -297,10 +299,29 @@ static void save_soon(struct nets *nets)
 		loop_timer_arm(nets->save, SAVE_MS);
 }
 
+static bool same_guard(const struct overlay_guard *a, const struct overlay_guard *b)
+{
+	return a->on == b->on && net_addr_equal(&a->free4, &b->free4) &&
+	       net_addr_equal(&a->free6, &b->free6);
+}
+
+/* What makes no sense frees nobody. */
+static void parse_guard(const Um__Guard *from, struct overlay_guard *to)
+{
+	*to = (struct overlay_guard){.on = from != NULL};
+	if (!from)
+		return;
+	if (net_addr_from(from->free4.data, from->free4.len, &to->free4) < 0)
+		to->free4 = (struct net_addr){0};
+	if (net_addr_from(from->free6.data, from->free6.len, &to->free6) < 0)
+		to->free6 = (struct net_addr){0};
+}
+
 void nets_apply(struct nets *nets, const Um__NetState *state, uint64_t mark)
 {
 	struct net *net;
 	struct overlay_member *list = calloc(state->n_members + 1, sizeof(*list));
+	struct overlay_guard guard;
 	struct err err = ERR_INIT;
 	size_t count = 0;
 	bool all;
@@ -315,8 +336,11 @@ void nets_apply(struct nets *nets, const Um__NetState *state, uint64_t mark)
 	}
 	(void)str_copy(net->name, sizeof(net->name), state->name);
 	net->mark = mark;
-	all = net->trouble || state->full || net->mtu != state->mtu;
+	parse_guard(state->guard, &guard);
+	all = net->trouble || state->full || net->mtu != state->mtu ||
+	      !same_guard(&net->guard, &guard);
 	net->mtu = state->mtu;
+	net->guard = guard;
 	apply_removed(nets, net, state);
 	if (state->full)
 		drop_others(nets, net, state);
@@ -433,6 +457,7 @@ static bool pack_net(struct net *net, struct buf *out)
 	Um__NetMember **pointers = calloc(count + 1, sizeof(*pointers));
 	char(*vteps)[NET_ADDR_TEXT] = calloc(count + 1, sizeof(*vteps));
 	Um__NetState state = UM__NET_STATE__INIT, *list = &state;
+	Um__Guard guard = UM__GUARD__INIT;
 	Um__Desired desired = UM__DESIRED__INIT;
 	bool ok = members && pointers && vteps;
 
@@ -443,6 +468,11 @@ static bool pack_net(struct net *net, struct buf *out)
 	state.vni = net->vni;
 	state.name = net->name;
 	state.mtu = net->mtu;
+	guard.free4 = (ProtobufCBinaryData){
+		.len = net_addr_size(&net->guard.free4), .data = net->guard.free4.bytes};
+	guard.free6 = (ProtobufCBinaryData){
+		.len = net_addr_size(&net->guard.free6), .data = net->guard.free6.bytes};
+	state.guard = net->guard.on ? &guard : NULL;
 	state.full = true;
 	state.members = pointers;
 	state.n_members = i;

@@ -10,6 +10,7 @@
 #include "lib/net.h"
 #include "lib/str.h"
 #include "node-agent/guests.h"
+#include "node-agent/overlay.h"
 
 struct nets;
 
@@ -30,6 +31,7 @@ struct net_name {
 
 struct net {
 	uint32_t vni, mtu;
+	struct overlay_guard guard;
 	char name[STR_FULLNAME_MAX + 1];
 	struct net_member *members; /* by MAC */
 	struct net_name *names;

@@ -10,7 +10,8 @@
  * Nothing is learned and no unknown destination is flooded: all forwarding and
  * neighbour entries come from the scheduler through overlay_members().
  * Broadcast and multicast go by head-end replication, only to hosts with
- * members.  A port may send only from its own MAC.
+ * members.  A port may send only from its own MAC, and where the network says so
+ * (overlay_guard()) only from its own addresses.
  *
  * Level-triggered: the functions state what must be; existing devices that
  * already fit are kept (so a restarted agent disturbs nothing); work is
@@ -60,6 +61,15 @@ uint32_t overlay_overhead(const struct net_addr *vtep);
 
 /* The network exists, with this MTU.  NAME for messages. */
 int overlay_net(struct overlay *ov, uint32_t vni, const char *name, uint32_t mtu, struct err *err);
+/* ON: ports of the network, there and to come, may send only from their own addresses
+ * (guard.h), but for the ones that have the address `free4` or `free6` (family 0: none):
+ * the gateways.  -EOPNOTSUPP: the kernel has no such filters. */
+struct overlay_guard {
+	bool on;
+	struct net_addr free4, free6;
+};
+int overlay_guard(
+	struct overlay *ov, uint32_t vni, const struct overlay_guard *guard, struct err *err);
 /* Its devices go, with all ports.  Success when it was not there. */
 int overlay_net_remove(struct overlay *ov, uint32_t vni, struct err *err);
 

@@ -428,7 +428,8 @@ int overlay_members(struct overlay *ov, uint32_t vni, bool full,
 		net->full = true;
 		overlay_touch_all(net);
 	}
+	overlay_guard_ports(ov, net);
 	overlay_sync(ov, net);
-	rc = overlay_commit(ov, err);
+	rc = overlay_guard_commit(ov, err);
 	return rc < 0 ? err_wrap(err, "overlay: members of network %u", vni) : 0;
 }

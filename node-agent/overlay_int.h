@@ -32,6 +32,9 @@
 
 struct onet;
 
+/* Has the kernel a filter on the port (overlay_guard.c)? */
+enum oguard { OGUARD_OFF, OGUARD_ON };
+
 /* A NIC with its tap.  Key: slot << 8 | nic. */
 struct oport {
 	uint64_t key;
@@ -39,11 +42,14 @@ struct oport {
 	struct onet *net; /* NULL: it is on no bridge of ours */
 	uid_t uid;
 	struct net_mac mac;
+	struct net_addr ip4, ip6;
 	bool stated; /* overlay_port() was called */
 	/* what the kernel has */
 	uint32_t index;
 	uint32_t k_mtu;
 	bool k_fits; /* flags, port options, owner */
+	enum oguard k_guard;
+	bool k_guard_fits; /* it is for these addresses */
 	UT_hash_handle hh;
 };
 
@@ -89,6 +95,7 @@ struct onet {
 	uint32_t mtu;
 	bool stated; /* overlay_net() was called */
 	bool full;   /* overlay_members() told all members once */
+	struct overlay_guard guard;
 	/* what the kernel has: index 0 is no device */
 	uint32_t bridge, vxlan;
 	uint32_t k_bridge_mtu, k_vxlan_mtu;
@@ -184,6 +191,13 @@ struct oport *overlay_get_port(struct overlay *ov, uint64_t key);
 void overlay_forget_port(struct overlay *ov, struct oport *port);
 /* Adds the messages that remove all ports not in SLOTS (sorted). */
 int overlay_remove_other_ports(struct overlay *ov, const uint32_t *slots, size_t count);
+
+/* overlay_guard.c: adds the messages that make the port's filter as the network wants it;
+ * then overlay_guard_commit() in place of overlay_commit(). */
+void overlay_guard_port(struct overlay *ov, const struct onet *net, struct oport *port);
+/* The same for all ports of the network whose addresses are known. */
+void overlay_guard_ports(struct overlay *ov, struct onet *net);
+int overlay_guard_commit(struct overlay *ov, struct err *err);
 
 /* overlay_read.c */
 int overlay_read(struct overlay *ov, struct err *err);

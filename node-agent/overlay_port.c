@@ -201,6 +201,8 @@ static int ensure_tap(struct overlay *ov, struct oport *port, uid_t uid, struct 
 	port->index = (uint32_t)rc;
 	port->uid = uid;
 	port->k_fits = false;
+	port->k_guard = OGUARD_OFF;
+	port->k_guard_fits = true;
 	return 0;
 }
 
@@ -212,7 +214,14 @@ static int set_port(struct overlay *ov, struct onet *net, struct oport *port,
 
 	if (moved || memcmp(&port->mac, &self->mac, sizeof(self->mac)) != 0)
 		rc = detach(ov, port);
+	if (memcmp(&port->mac, &self->mac, sizeof(self->mac)) != 0 ||
+		!net_addr_equal(&port->ip4, &self->ip4) || !net_addr_equal(&port->ip6, &self->ip6))
+		port->k_guard_fits = false;
 	if (rc == 0) {
+		port->mac = self->mac;
+		port->ip4 = self->ip4;
+		port->ip6 = self->ip6;
+		overlay_guard_port(ov, net, port); /* before it is up */
 		port->net = net;
 		if (moved || !port->k_fits || port->k_mtu != net->mtu) {
 			overlay_link_port(ov, port);
@@ -228,7 +237,7 @@ static int set_port(struct overlay *ov, struct onet *net, struct oport *port,
 	}
 	if (up)
 		overlay_link_up(ov, port->index);
-	rc = overlay_commit(ov, err);
+	rc = overlay_guard_commit(ov, err);
 	if (rc == 0)
 		rc = check_locked(ov, port, err);
 	if (rc == 0) {

@@ -401,6 +401,41 @@ static void restart_neigh(void *arg)
 	}
 }
 
+/* ---- filters of ports ---- */
+
+static int see_qdisc(void *arg, const struct nlmsghdr *h)
+{
+	const struct tcmsg *tc = mnl_nlmsg_get_payload(h);
+	const struct nlattr *tb[TCA_MAX + 1] = {NULL};
+	struct table t = {.tb = tb, .size = TCA_MAX + 1};
+	struct reader *r = arg;
+	struct device *d;
+	uint32_t index;
+
+	if (h->nlmsg_type != RTM_NEWQDISC || mnl_nlmsg_get_payload_len(h) < sizeof(*tc))
+		return 0;
+	(void)mnl_attr_parse(h, sizeof(*tc), collect, &t);
+	if (!tb[TCA_KIND] || strcmp(mnl_attr_get_str(tb[TCA_KIND]), "clsact") != 0)
+		return 0;
+	index = (uint32_t)tc->tcm_ifindex;
+	HASH_FIND(hh, r->devices, &index, sizeof(index), d);
+	if (d && d->kind == DEVICE_PORT) {
+		d->port->k_guard = OGUARD_ON;
+		d->port->k_guard_fits = false;
+	}
+	return 0;
+}
+
+static void restart_qdiscs(void *arg)
+{
+	struct reader *r = arg;
+
+	for (struct oport *p = r->ov->ports; p; p = p->hh.next) {
+		p->k_guard = OGUARD_OFF;
+		p->k_guard_fits = true;
+	}
+}
+
 /* Objects that neither we nor the kernel have. */
 static void drop_ghosts(struct overlay *ov)
 {
@@ -445,6 +480,9 @@ int overlay_read(struct overlay *ov, struct err *err)
 		rc = dump(&r, RTM_GETNEIGH, AF_BRIDGE, sizeof(struct ndmsg), see_fdb, restart_fdb,
 			err);
 	}
+	if (rc == 0)
+		rc = dump(&r, RTM_GETQDISC, AF_UNSPEC, sizeof(struct tcmsg), see_qdisc,
+			restart_qdiscs, err);
 	if (rc == 0)
 		rc = dump(&r, RTM_GETNEIGH, AF_INET, sizeof(struct ndmsg), see_neigh, restart_neigh,
 			err);

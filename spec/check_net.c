@@ -122,6 +122,10 @@ static void check_network(struct check *c, size_t i)
 		check_subnet(c, net, where, k);
 		check_gateway(c, net, where, k);
 	}
+	if (spec->spoofing != UM__SPOOFING__SPOOFING_ALLOW &&
+		spec->spoofing != UM__SPOOFING__SPOOFING_DENY)
+		spec_errors_add(c->out, check_at(at, where, "spoofing"),
+			"spoofing %d is unknown (allow, deny)", (int)spec->spoofing);
 	check_at(at, where, "mtu");
 	if (spec->mtu && (spec->mtu < SPEC_MTU_MIN || spec->mtu > SPEC_MTU_MAX))
 		spec_errors_add(c->out, at, "an MTU of %u is not within %u to %u", spec->mtu,

@@ -272,6 +272,8 @@ uint64_t spec_hash(const Um__DeploymentSpec *spec)
 		add_str(&f, 4, n->gateway);
 		add_str(&f, 5, n->gateway6);
 		add_u64(&f, 6, n->mtu);
+		if (n->spoofing)
+			add_u64(&f, 7, n->spoofing);
 	}
 	add_u64(&f, 3, spec->n_groups);
 	for (size_t i = 0; i < spec->n_groups; i++) {

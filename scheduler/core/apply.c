@@ -121,6 +121,11 @@ static int change_network(
 
 	if (plan_network(&old, spec, detail) == CORE_UNCHANGED)
 		return 0;
+	if (plan_only_guard(&old, spec)) {
+		network->spec.guarded = spec->guarded;
+		netplan_bulk(c->core, network);
+		return 0;
+	}
 	nics = calloc(network->member_count + 1, sizeof(struct core_nic *));
 	if (!nics)
 		return err_set(c->err, -ENOMEM, "memory is short");

@@ -178,6 +178,7 @@ struct core_netspec {
 	struct net_prefix prefix4, prefix6; /* addr.family 0: none */
 	struct net_addr gateway4, gateway6; /* family 0: none */
 	uint32_t mtu;			    /* 0: automatic */
+	bool guarded;			    /* members send only from their own addresses */
 };
 
 struct core_network {

@@ -46,6 +46,15 @@ static bool same_prefix(const struct net_prefix *a, const struct net_prefix *b)
 	return a->len == b->len && net_addr_equal(&a->addr, &b->addr);
 }
 
+bool plan_only_guard(const struct core_netspec *old, const struct core_netspec *new)
+{
+	struct core_netspec same = *new;
+	char detail[CORE_REASON];
+
+	same.guarded = old->guarded;
+	return old->guarded != new->guarded &&plan_network(old, &same, detail) == CORE_UNCHANGED;
+}
+
 enum core_op plan_network(
 	const struct core_netspec *old, const struct core_netspec *new, char detail[CORE_REASON])
 {
@@ -64,6 +73,9 @@ enum core_op plan_network(
 	else if (old->mtu != new->mtu)
 		(void)snprintf(detail, CORE_REASON, "mtu: %u -> %u; its guests restart", old->mtu,
 			new->mtu);
+	else if (old->guarded != new->guarded)
+		(void)snprintf(detail, CORE_REASON, "spoofing: %s; nothing restarts",
+			new->guarded ? "allow -> deny" : "deny -> allow");
 	return detail[0] ? CORE_CHANGE : CORE_UNCHANGED;
 }
 
@@ -169,7 +181,8 @@ static bool networks_change(const struct core_deployment *have, const struct cor
 		struct core_network *network = deployment_network(have, spec->nics[i].network);
 		const struct core_netspec *new = find_network(apply, spec->nics[i].network);
 
-		if (network && new &&plan_network(&network->spec, new, detail) != CORE_UNCHANGED) {
+		if (network && new && !plan_only_guard(&network->spec, new) &&
+			plan_network(&network->spec, new, detail) != CORE_UNCHANGED) {
 			(void)snprintf(
 				detail, CORE_REASON, "network %s changes; restarts", new->name);
 			return true;

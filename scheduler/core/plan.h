@@ -10,6 +10,8 @@ int plan_make(const struct core_deployment *have, const struct core_apply *apply
 /* After it succeeded, carrying out can fail only for want of memory. */
 int plan_check(const struct core_deployment *have, const struct core_apply *apply, struct err *err);
 
+/* The networks differ in who may send from which address, and in nothing else. */
+bool plan_only_guard(const struct core_netspec *old, const struct core_netspec *new);
 enum core_op plan_network(
 	const struct core_netspec *old, const struct core_netspec *new, char detail[CORE_REASON]);
 enum core_op plan_group(const struct core_groupspec *old, const struct core_groupspec *new,

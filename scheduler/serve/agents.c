@@ -281,6 +281,14 @@ static Um__NetState *net_state(struct part *p, const struct core_network *n, boo
 	state->vni = n->vni;
 	state->name = arena_str(&p->a, n->name);
 	state->mtu = n->mtu;
+	if (n->spec.guarded) {
+		state->guard = arena_get(&p->a, sizeof(*state->guard));
+		um__guard__init(state->guard);
+		state->guard->free4 = arena_bytes(
+			&p->a, n->spec.gateway4.bytes, net_addr_size(&n->spec.gateway4));
+		state->guard->free6 = arena_bytes(
+			&p->a, n->spec.gateway6.bytes, net_addr_size(&n->spec.gateway6));
+	}
 	state->full = full;
 	p->d.networks =
 		more_room(p, p->d.networks, p->d.n_networks, &p->net_room, sizeof(*p->d.networks));

@@ -179,6 +179,7 @@ static int convert_network(const Um__NetworkSpec *from, struct core_netspec *to,
 	if (rc == 0)
 		rc = optional_addr(from->gateway6, &to->gateway6, err);
 	to->mtu = from->mtu;
+	to->guarded = from->spoofing == UM__SPOOFING__SPOOFING_DENY;
 	return rc < 0 ? err_wrap(err, "network %.60s", from->name) : 0;
 }
 

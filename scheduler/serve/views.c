@@ -131,6 +131,8 @@ Um__NetworkInfo *view_network(const struct core_network *n, struct arena *a)
 	out->gateway = arena_str(a, net_addr_text(text, &n->spec.gateway4));
 	out->gateway6 = arena_str(a, net_addr_text(text, &n->spec.gateway6));
 	out->mtu = n->mtu;
+	out->spoofing =
+		n->spec.guarded ? UM__SPOOFING__SPOOFING_DENY : UM__SPOOFING__SPOOFING_ALLOW;
 	out->members = n->member_count;
 	out->hosts = n->hosts.used;
 	return out;

@@ -66,7 +66,7 @@ static void test_json(void **state)
 		"{\"network\":\"wan\",\"address\":null,\"mac\":\"\"}],\"epoch\":"
 		"18446744073709551615,"
 		"\"restarts\":0,\"started_at\":\"2023-11-14T22:13:20.123Z\",\"created_at\":null,"
-		"\"uid\":\"0000000000000abc\",\"desired\":\"\",\"exit_status\":0,"
+		"\"uid\":\"0000000000000abc\",\"desired\":\"\",\"exit_status\":0,\"final\":false,"
 		"\"placed_because\":\"\",\"disk_used_bytes\":0}");
 	assert_false(show_json(&s.reply, UM__KIND__KIND_GUESTS, 1, &j));
 	assert_false(show_json(&s.reply, UM__KIND__KIND_HOSTS, 0, &j));

@@ -59,6 +59,7 @@ struct driver_run {
 };
 
 struct fake {
+	struct overlay_guard guard; /* the last one that was asked for */
 	struct kit_runner runners[KIT_MAX];
 	bool manual;   /* guests stay STARTING until told otherwise */
 	bool deaf;     /* runners do not stop when asked */
@@ -449,6 +450,17 @@ static inline int fake_net(
 	return 0;
 }
 
+static inline int fake_guard(
+	void *self, uint32_t vni, const struct overlay_guard *guard, struct err *err)
+{
+	struct fake *fake = self;
+
+	(void)vni;
+	(void)err;
+	fake->guard = *guard;
+	return 0;
+}
+
 static inline int fake_net_remove(void *self, uint32_t vni, struct err *err)
 {
 	(void)self;
@@ -534,6 +546,7 @@ static const struct driver_ops fake_ops = {
 	.disk = fake_disk,
 	.netns = fake_netns,
 	.net = fake_net,
+	.guard = fake_guard,
 	.net_remove = fake_net_remove,
 	.members = fake_members,
 	.port = fake_port,

@@ -128,6 +128,19 @@ static inline void kit_make_host(struct kit_net *k, unsigned i)
 	kit_open_overlay(k, h);
 }
 
+/* A bridge's port forwards some time after its carrier came: until then frames are lost. */
+static inline void kit_wait_forwarding(const char *ns)
+{
+	uint64_t end = kit_now_ms() + 20000;
+
+	while (kit_in(
+		ns, "sh", "-c", "! bridge link show | grep -v 'state forwarding' | grep -q .")) {
+		if (kit_now_ms() > end)
+			fail_msg("a bridge in %s does not forward", ns);
+		(void)poll(NULL, 0, 20);
+	}
+}
+
 static inline void kit_net_make(struct kit_net *k, bool ipv6)
 {
 	char under[32];
@@ -146,6 +159,7 @@ static inline void kit_net_make(struct kit_net *k, bool ipv6)
 	assert_int_equal(kit_run("ip", "-n", under, "link", "set", "br0", "up"), 0);
 	for (unsigned i = 0; i < KIT_HOSTS; i++)
 		kit_make_host(k, i);
+	kit_wait_forwarding(under);
 }
 
 static inline void kit_net_remove(struct kit_net *k)
@@ -196,6 +210,7 @@ static inline int kit_tap_open(const struct kit_host *h, const char *ifname)
 
 	if (netns_run(overlay_netns_fd(h->ov), kit_attach, &t, &err) < 0)
 		fail_msg("%s", err_msg(&err));
+	kit_wait_forwarding(h->overlay_ns);
 	return t.fd;
 }
 

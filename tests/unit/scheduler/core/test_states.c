@@ -1,4 +1,5 @@
-/* What will not become ready by itself: as its host says, of the spec of now. */
+/* Small things that guests and networks are: whether a guest will become ready by itself,
+ * and whether a network's members may send from any address. */
 #include "tests/unit/scheduler/core/corekit.h"
 
 static void say(struct world *w, const struct core_guest *g, uint64_t generation, bool final)
@@ -50,10 +51,49 @@ static void test_final(void **state)
 	world_close(&w);
 }
 
+/* Who may send from which address changes without a restart: the hosts are told. */
+static void test_guarded(void **state)
+{
+	const struct core_guest *g;
+	struct core_plan plan = {0};
+	struct world w;
+	struct lab lab;
+	uint64_t generation;
+
+	(void)state;
+	world_open(&w);
+	host_up(&w, "h1", 1ull << 30);
+	lab_init(&lab, "lab", 1);
+	unit_ok(apply(&w, &lab, false, NULL), &w.err);
+	g = core_guest_named(w.core, "lab/web-1");
+	observe(&w, g, CORE_RUNNING, true);
+	generation = g->generation;
+	core_out_free(&w.out);
+	lab.networks[0].guarded = true;
+	unit_ok(apply(&w, &lab, false, &plan), &w.err);
+	assert_int_equal(plan.count, 1);
+	assert_true(plan.items[0].network);
+	assert_string_equal(plan.items[0].detail, "spoofing: allow -> deny; nothing restarts");
+	core_plan_free(&plan);
+	assert_int_equal(g->generation, generation);
+	assert_true(g->ready);
+	assert_int_equal(actions(&w, CORE_TELL_NET), 1);
+	assert_int_equal(actions(&w, CORE_TELL_GUEST), 0);
+	assert_true(g->nics[0].network->spec.guarded);
+	/* Together with what needs one it is a restart like any other. */
+	lab.networks[0].guarded = false;
+	lab.networks[0].mtu = 1300;
+	unit_ok(apply(&w, &lab, false, NULL), &w.err);
+	assert_int_equal(g->generation, generation + 1);
+	assert_false(g->nics[0].network->spec.guarded);
+	world_close(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_final),
+		cmocka_unit_test(test_guarded),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
