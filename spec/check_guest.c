@@ -276,12 +276,16 @@ static void check_features(struct check *c, const Um__GuestSpec *g, const char *
 	if (g->n_kernel_features > SPEC_FEATURES_MAX)
 		spec_errors_add(c->out, at, "%zu features are more than %d", g->n_kernel_features,
 			SPEC_FEATURES_MAX);
-	for (size_t i = 0; i < g->n_kernel_features && i < SPEC_FEATURES_MAX; i++)
+	for (size_t i = 0; i < g->n_kernel_features && i < SPEC_FEATURES_MAX; i++) {
+		char name[32];
+
+		(void)str_format(name, sizeof(name), "kernel_features[%zu]", i);
 		if (!is_feature(g->kernel_features[i]))
-			spec_errors_add(c->out, at,
+			spec_errors_add(c->out, check_at(at, where, name),
 				"'%.40s' is no feature ('clusterctl kernel inspect NAME' lists "
 				"those of a kernel)",
 				g->kernel_features[i]);
+	}
 }
 
 static void check_texts(struct check *c, const Um__GuestSpec *g, const char *where)

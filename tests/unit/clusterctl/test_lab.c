@@ -179,7 +179,7 @@ static const struct bad guests[] = {
 	{"kernel_args: \"con0=null\"", "8:18: ", "'con0=null' is not allowed"},
 	{"kernel_args: quiet ubd0=/etc/shadow", "8:18: ", "'ubd0=/etc/shadow' is not allowed"},
 	{"kernel_features: Foo!", "8:22: ", "'Foo!' is no feature"},
-	{"kernel_features: [tun, \"\"]", "8:22: ", "'' is no feature"},
+	{"kernel_features: [tun, \"\"]", "8:28: ", "'' is no feature"},
 	{"kernel_args: mem=1G", "8:18: ", "set by Umlaut"},
 	{"kernel_args: initrd=/x", "8:18: ", "set by Umlaut"},
 	{"kernel_args: umid=x", "8:18: ", "set by Umlaut"},
