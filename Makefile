@@ -251,6 +251,8 @@ install: programs
 	install -d $(DESTDIR)$(PREFIX)/lib/umlaut/kernel
 	install -m 0755 guest/kernel/build $(DESTDIR)$(PREFIX)/lib/umlaut/kernel/
 	install -m 0644 guest/kernel/fast.config $(DESTDIR)$(PREFIX)/lib/umlaut/kernel/
+	install -d $(DESTDIR)$(PREFIX)/lib/umlaut/kernel/patches
+	install -m 0644 guest/kernel/patches/*.patch $(DESTDIR)$(PREFIX)/lib/umlaut/kernel/patches/
 	install -m 0644 README.md docs/*.md $(DESTDIR)$(PREFIX)/share/doc/umlaut/
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/clusterctl $(DESTDIR)$(PREFIX)/sbin/umlaut-scheduler \

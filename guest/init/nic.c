@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -78,6 +79,29 @@ static void quiet_ipv6(const char *name)
 static void report_groups(const char *times)
 {
 	(void)sys_write("/proc/sys/net/ipv6/mld_qrv", times);
+}
+
+/* The kernel takes the largest window of TCP from its memory: a guest of 128 MiB would get
+ * 1 MiB, one of 32 MiB 128 KiB, and spend most of its time waiting for the other end, whose
+ * answers take a millisecond and more.  So guests get what every larger machine has; what
+ * all connections may hold together stays bounded by tcp_mem, a tenth of the memory. */
+#define WINDOW_IN (6ul << 20)
+#define WINDOW_OUT (4ul << 20)
+
+static void widen(const char *path, unsigned long most)
+{
+	unsigned long v[3];
+	char text[96], *at = text;
+	size_t i;
+
+	if (sys_read(path, text, sizeof(text)) <= 0)
+		return;
+	for (i = 0; i < 3; i++)
+		v[i] = strtoul(at, &at, 10);
+	if (v[0] == 0 || v[2] >= most)
+		return;
+	if (str_format(text, sizeof(text), "%lu %lu %lu", v[0], v[1], most) > 0)
+		(void)sys_write(path, text);
 }
 
 static int apply_one(struct net_state *s, const Um__Nic *nic, struct err *err)
@@ -229,6 +253,8 @@ int nic_apply(const Um__GuestConfig *c, struct err *err)
 	rc = nl_open(&state.nl, err);
 	if (rc)
 		return rc;
+	widen("/proc/sys/net/ipv4/tcp_rmem", WINDOW_IN);
+	widen("/proc/sys/net/ipv4/tcp_wmem", WINDOW_OUT);
 	report_groups("1");
 	rc = apply(&state, c, err);
 	report_groups("2"); /* the kernel's own: for devices that are made later */

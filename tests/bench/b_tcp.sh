@@ -55,7 +55,7 @@ hand_cleanup() {
 		ip netns del "$NAME-hand$n" 2> /dev/null
 	done
 }
-trap 'hand_cleanup; cleanup' EXIT
+trap 's=$?; hand_cleanup; (exit $s); cleanup' EXIT
 for n in 1 2; do
 	ns=$NAME-hand$n
 	ip netns add "$ns"

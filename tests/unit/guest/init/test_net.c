@@ -92,6 +92,9 @@ static const char script[] =
 	"test $(cat /proc/sys/net/ipv4/ip_forward) = 1\n"
 	"test $(cat /proc/sys/net/ipv6/conf/all/forwarding) = 0\n"
 	"grep -q '^10.9.1.2\tprobe' /etc/hosts; grep -q '^fd00:1::2\tprobe' /etc/hosts\n"
+	"set -- $(cat /proc/sys/net/ipv4/tcp_rmem); test $3 -ge 6291456\n"
+	"set -- $(cat /proc/sys/net/ipv4/tcp_wmem); test $3 -ge 4194304\n"
+	"test $(cat /proc/sys/net/ipv6/mld_qrv) = 2\n"
 	"modprobe dummy; lsmod | grep -q ^dummy\n"
 	"ping -c 1 -W 5 10.9.1.1; ping -c 1 -W 5 fd00:1::1; echo network is right\n";
 
