@@ -204,7 +204,14 @@ run_microvm() { # N
 	row microvm "$1" "$start" "$kib" "$(pings "$1")" "$good" "$(since "$from")"
 	vm_end
 }
-trap 's=$?; vm_end; (exit $s); cleanup' EXIT
+# shellcheck disable=SC2317 # called by the trap
+at_end() {
+	local status=$?
+	vm_end
+	(exit $status)
+	cleanup
+}
+trap at_end EXIT
 
 able=()
 for who in $only; do

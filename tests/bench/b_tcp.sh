@@ -55,7 +55,14 @@ hand_cleanup() {
 		ip netns del "$NAME-hand$n" 2> /dev/null
 	done
 }
-trap 's=$?; hand_cleanup; (exit $s); cleanup' EXIT
+# shellcheck disable=SC2317 # called by the trap
+at_end() {
+	local status=$?
+	hand_cleanup
+	(exit $status)
+	cleanup
+}
+trap at_end EXIT
 for n in 1 2; do
 	ns=$NAME-hand$n
 	ip netns add "$ns"
