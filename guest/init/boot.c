@@ -206,9 +206,10 @@ int boot_apply(struct boot *boot, struct err *err)
 	if (!rc)
 		rc = hosts_init(&boot->hosts, c, err);
 	if (!rc)
-		rc = hosts_flush(&boot->hosts, err);
-	if (!rc)
 		rc = files_apply(c, err);
+	/* Behind the files: one of them may be /etc/hosts. */
+	if (!rc)
+		rc = hosts_flush(&boot->hosts, err);
 	if (rc)
 		return rc;
 	line_progress(&boot->line, "files");

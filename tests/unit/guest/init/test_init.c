@@ -93,7 +93,7 @@ static void test_everything_configured(void **state)
 {
 	Um__GuestConfig c = vm_config();
 	Um__FileSpec file = UM__FILE_SPEC__INIT, deep = UM__FILE_SPEC__INIT;
-	Um__FileSpec *files[] = {&file, &deep};
+	Um__FileSpec names = UM__FILE_SPEC__INIT, *files[] = {&file, &deep, &names};
 	Um__HostEntry other = UM__HOST_ENTRY__INIT;
 	Um__HostEntry *hosts[] = {&other};
 	Um__GuestConfig__EnvEntry var = UM__GUEST_CONFIG__ENV_ENTRY__INIT;
@@ -109,13 +109,16 @@ static void test_everything_configured(void **state)
 	deep.mode = 0640;
 	deep.uid = 33;
 	deep.gid = 34;
+	names.path = vm_text("/etc/hosts");
+	names.content.data = (uint8_t *)vm_text("192.0.2.9 by-hand\n");
+	names.content.len = 18;
 	other.name = vm_text("other-1");
 	other.ip.data = ip;
 	other.ip.len = sizeof(ip);
 	var.key = vm_text("COLOUR");
 	var.value = vm_text("blue = green");
 	c.files = files;
-	c.n_files = 2;
+	c.n_files = 3;
 	c.hosts = hosts;
 	c.n_hosts = 1;
 	c.env = env;
@@ -136,6 +139,8 @@ static void test_everything_configured(void **state)
 	expect_sh("test $(date +%s) -ge 2000000000 && echo late", "late\n");
 	expect_sh("grep -c other-1 /etc/hosts; grep '^10.1.0.9' /etc/hosts",
 		"1\n10.1.0.9\tother-1\n");
+	/* Names that the lab gives stand beside the members'. */
+	expect_sh("grep -c by-hand /etc/hosts", "1\n");
 	expect_sh("for m in /proc /sys /dev /dev/pts /dev/shm /run; do grep -c \" $m \" "
 		  "/proc/mounts; done",
 		"1\n1\n1\n1\n1\n1\n");
