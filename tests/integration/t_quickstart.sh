@@ -14,8 +14,7 @@ check "a clone" git -c safe.directory='*' clone -q "file://$ROOT" "$clone" || ex
 check "wrong use is refused" sh -c "cd '$clone' && ! ./deploy/quickstart --nosuch 2> /dev/null && ! ./deploy/quickstart --name 2> /dev/null && ! ./deploy/quickstart --name 'A B' 2> /dev/null"
 check "--help tells of its options" sh -c "cd '$clone' && ./deploy/quickstart --help | grep -q -- --name"
 check "--down of nothing is fine" quick --down
-seconds quick; equal "the quick start ends well" 0 $?
-[ $failures -eq 0 ] || exit 1
+seconds quick; equal "the quick start ends well" 0 $? || exit 1
 echo "      the first run took $took s"
 check "it shows guests that talk" grep -q '0% packet loss' "$STATE/out"
 check "on three hosts" sh -c "[ \$(grep -cE '^h[123] +up' '$STATE/out') = 3 ]"
