@@ -20,6 +20,7 @@
 #include "node-agent/hosts.h"
 #include "node-agent/inventory.h"
 #include "node-agent/link.h"
+#include "node-agent/moves.h"
 #include "node-agent/nets.h"
 #include "node-agent/peers.h"
 #include "node-agent/relay.h"
@@ -140,6 +141,8 @@ static int open_parts(struct agent *agent, struct err *err)
 	if (rc == 0)
 		rc = blobs_open(agent, &agent->blobs, err);
 	if (rc == 0)
+		rc = moves_open(agent, &agent->moves, err);
+	if (rc == 0)
 		rc = relay_open(agent, &agent->relay, err);
 	if (rc == 0)
 		rc = nets_open(agent, &agent->nets, err);
@@ -147,6 +150,8 @@ static int open_parts(struct agent *agent, struct err *err)
 		rc = peers_open(agent, &agent->peers, err);
 	if (rc == 0)
 		rc = inventory_load(agent, &found, err);
+	if (rc == 0)
+		rc = moves_load(agent->moves, err);
 	if (rc == 0)
 		rc = link_open(agent, &agent->link, err);
 	if (rc == 0)
@@ -192,6 +197,7 @@ void agent_stop(struct agent *agent)
 		return;
 	agent->stopping = true;
 	relay_stop(agent->relay);
+	moves_stop(agent->moves);
 	blobs_stop(agent->blobs);
 	link_stop(agent->link);
 	peers_stop(agent->peers);
@@ -205,6 +211,7 @@ void agent_free(struct agent *agent)
 {
 	if (!agent)
 		return;
+	moves_free(agent->moves);
 	guests_free(agent->guests);
 	blobs_free(agent->blobs);
 	relay_free(agent->relay);

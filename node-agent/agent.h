@@ -7,6 +7,7 @@
  *   desired   what is wanted, checked, into guests and nets
  *   guests    the table of guests; life works on those that are marked
  *   life      one guest's steps: blobs, disk, network, runner
+ *   moves     guests that come from, or go to, other hosts
  *   report    tells the scheduler what changed
  *   inventory at the start: what is on disk and running already
  *
@@ -28,6 +29,7 @@ struct blobs;
 struct guests;
 struct hosts;
 struct link;
+struct moves;
 struct nets;
 struct peers;
 struct report;
@@ -48,6 +50,7 @@ struct agent {
 	struct blobs *blobs;
 	struct nets *nets;
 	struct hosts *hosts;
+	struct moves *moves;
 	struct report *report;
 	struct link *link;
 	struct peers *peers;

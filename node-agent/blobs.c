@@ -10,6 +10,7 @@
 #include "lib/str.h"
 #include "node-agent/agent.h"
 #include "node-agent/link.h"
+#include "node-agent/moves.h"
 #include "node-agent/report.h"
 
 #define RETRY_MS 1000
@@ -187,6 +188,7 @@ static void on_done(void *arg, struct imgfetch *f, const struct err *err)
 		report_blob(blobs->agent->report, b->id, true);
 		touch_waiting(b);
 		drop(b);
+		moves_blob(blobs->agent->moves);
 	}
 	imgfetch_close(f);
 	start_some(blobs);

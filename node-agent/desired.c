@@ -10,6 +10,7 @@
 #include "node-agent/blobs.h"
 #include "node-agent/hosts.h"
 #include "node-agent/life.h"
+#include "node-agent/moves.h"
 #include "node-agent/nets.h"
 #include "node-agent/peers.h"
 #include "node-agent/report.h"
@@ -144,6 +145,7 @@ static bool same_assign(const Um__GuestAssign *a, const Um__GuestAssign *b, bool
 			refs[2] = *copy.modules;
 		refs[0].n_sources = refs[1].n_sources = refs[2].n_sources = 0;
 		copy.boot = NULL;
+		copy.from_move = 0; /* how its disk came is no wish of its own */
 		copy.image = &refs[0];
 		copy.kernel = &refs[1];
 		copy.modules = copy.modules ? &refs[2] : NULL;
@@ -265,8 +267,10 @@ void desired_reset(struct agent *agent, struct desired_state *state)
 
 static void finish_full(struct agent *agent, struct desired_state *state)
 {
+	moves_keep(agent->moves, state->mark);
 	for (struct guest *g = guests_first(agent->guests); g; g = guests_next(g))
-		if (g->mark != state->mark && !g->gone)
+		if (g->mark != state->mark && !g->gone &&
+			!moves_holds(agent->moves, g, state->mark))
 			remove_guest(g, guest_epoch(g), false);
 	nets_keep(agent->nets, state->mark);
 	state->in_full = false;
@@ -285,6 +289,12 @@ static void apply_body(struct agent *agent, uint64_t mark, const Um__Desired *d)
 		apply_assign(agent, d->guests[i], mark);
 	for (size_t i = 0; i < d->n_removed; i++)
 		apply_remove(agent, d->removed[i]);
+	for (size_t i = 0; i < d->n_moves_in; i++)
+		moves_target(agent->moves, d->moves_in[i], mark);
+	for (size_t i = 0; i < d->n_moves_out; i++)
+		moves_source(agent->moves, d->moves_out[i], mark);
+	for (size_t i = 0; i < d->n_moves_ended; i++)
+		moves_end(agent->moves, d->moves_ended[i]);
 	for (size_t i = 0; i < d->n_removed_vnis; i++)
 		nets_remove(agent->nets, d->removed_vnis[i]);
 	if (d->peers_full || d->n_peer_keys)

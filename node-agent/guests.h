@@ -68,8 +68,10 @@ struct guest {
 	uint64_t runs;
 	bool end;
 	uint64_t end_epoch, end_generation;
-	struct guest_status last; /* how the last run ended */
-	uint64_t retry_at;	  /* wall clock */
+	uint64_t frozen_move, frozen_epoch; /* its disk is moving away: moves.h */
+	uint64_t taken_move;		    /* its disk came by it */
+	struct guest_status last;	    /* how the last run ended */
+	uint64_t retry_at;		    /* wall clock */
 	/* What goes on. */
 	enum guest_busy busy;
 	bool disk_checked;
@@ -95,6 +97,7 @@ struct guest {
 	enum { BOOT_NONE, BOOT_WAITS, BOOT_GRANTED } boot;
 	struct guest *boot_prev, *boot_next;
 	bool touched, reported;
+	bool moving; /* a move may be about it */
 	struct guest *touched_next, *reported_next;
 	uint64_t report_hash; /* of what the scheduler was told last */
 	struct stream *streams;

@@ -68,6 +68,9 @@ static void load_local(struct guest *g, struct buf *data)
 	g->failures = l->failures;
 	g->runs = l->runs;
 	g->booted = l->runs > 0;
+	g->frozen_move = l->frozen_move;
+	g->frozen_epoch = l->frozen_epoch;
+	g->taken_move = l->taken_move;
 	g->end = l->ended;
 	g->end_epoch = l->ended_epoch;
 	g->end_generation = l->ended_generation;

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "lib/crash.h"
 #include "lib/log.h"
 #include "lib/proc.h"
 #include "lib/str.h"
@@ -12,6 +13,7 @@
 #include "node-agent/agent.h"
 #include "node-agent/blobs.h"
 #include "node-agent/hosts.h"
+#include "node-agent/moves.h"
 #include "node-agent/report.h"
 #include "node-agent/relay.h"
 
@@ -46,7 +48,7 @@ static struct reconcile_want want_of(const struct guest *g)
 
 	if (!g->assign)
 		return want;
-	want.run = g->assign->run;
+	want.run = g->assign->run && !guest_frozen(g);
 	want.epoch = g->assign->epoch;
 	want.generation = g->assign->generation;
 	want.disk_generation = g->assign->disk_generation;
@@ -80,6 +82,7 @@ static struct reconcile_have have_of(const struct guest *g)
 		.retry_at = g->retry_at,
 		.artefacts = false, /* asked only when it matters: life_step() */
 		.disk_generation = g->disk_generation,
+		.takes = guest_takes(g),
 		.disk_checked = g->disk_checked,
 		.slot = g->boot == BOOT_GRANTED,
 		.hold = guests_held(g->agent->guests),
@@ -187,7 +190,8 @@ static void on_status(void *arg, const Um__RunnerStatus *status)
 
 static void on_message(void *arg, const Um__Envelope *env)
 {
-	relay_from_runner(arg, env);
+	if (!moves_reply(arg, env))
+		relay_from_runner(arg, env);
 }
 
 static void on_lost(void *arg, const struct err *err)
@@ -303,6 +307,8 @@ static void start(struct guest *g)
 	g->run_disk_generation = g->assign->disk_generation;
 	g->run_since = 0;
 	g->ended = g->noted = g->forgot = g->stop_asked = false;
+	if (g->assign->from_move)
+		crash_point("move-start");
 	if (life_start(g, &err) < 0) {
 		life_trouble(g, &err);
 		return;
@@ -383,6 +389,7 @@ void life_step(struct guest *g)
 		break;
 	}
 	report_guest(g);
+	moves_guest(g);
 }
 
 void life_wanted(struct guest *g)
@@ -510,6 +517,10 @@ Um__Phase life_phase(struct guest *g, char *reason)
 	if (!g->assign->run) {
 		cut(reason, "stopped");
 		return UM__PHASE__STOPPED;
+	}
+	if (guest_frozen(g)) {
+		cut(reason, "stopped to move to another host");
+		return UM__PHASE__MIGRATING;
 	}
 	if (ended_so(g))
 		return ended_phase(g, reason);

@@ -7,6 +7,7 @@
  *   RUNNING    configured; ready once its probe passed
  *   STOPPING   asked to end, or its remains are being removed
  *   STOPPED    wanted stopped, or ended by itself with success and not to run again
+ *   MIGRATING  stopped, as its disk is on its way to another host
  *   FAILED     ended, and waits for its back-off, or is not started again by policy
  *
  * A step that fails for reasons of the host (disk full, no such device) is tried

@@ -13,6 +13,7 @@
 #include "node-agent/agent.h"
 #include "node-agent/blobs.h"
 #include "node-agent/hosts.h"
+#include "node-agent/moves.h"
 #include "node-agent/report.h"
 #include "node-agent/relay.h"
 
@@ -33,6 +34,8 @@ struct life_job {
 	uint64_t disk_bytes;
 	uid_t uid;
 	bool fresh;
+	uint64_t take; /* number of the move by which it came; 0: it did not */
+	Um__MoveSeal *seal;
 	char backing[PATH_MAX];
 	/* GUEST_REMOVING */
 	bool keep_disk;
@@ -70,6 +73,9 @@ int life_pack_local(
 	local.keep_disk = g->keep_disk;
 	local.removing_epoch = g->gone_epoch;
 	local.runs = g->runs;
+	local.frozen_move = g->frozen_move;
+	local.frozen_epoch = g->frozen_epoch;
+	local.taken_move = g->taken_move;
 	*size = um__agent_guest__get_packed_size(&local);
 	*data = malloc(*size + 1);
 	if (!*data)
@@ -160,6 +166,30 @@ static int save_work(struct life_job *job)
 	return rc;
 }
 
+/* What came with a moved disk goes into the record that is about to be written. */
+static int pack_taken(struct life_job *job)
+{
+	Um__AgentGuest *local = um__agent_guest__unpack(NULL, job->local_size, job->local_data);
+	uint8_t *packed;
+	size_t size;
+
+	if (!local)
+		return err_set(&job->err, -ENOMEM, "memory is short");
+	local->restarts = job->seal->restarts;
+	local->runs = job->seal->runs;
+	local->taken_move = job->take;
+	size = um__agent_guest__get_packed_size(local);
+	packed = malloc(size + 1);
+	if (packed) {
+		(void)um__agent_guest__pack(local, packed);
+		free(job->local_data);
+		job->local_data = packed;
+		job->local_size = size;
+	}
+	um__agent_guest__free_unpacked(local, NULL);
+	return packed ? 0 : err_set(&job->err, -ENOMEM, "memory is short");
+}
+
 static int disk_work(struct life_job *job)
 {
 	struct agent *agent = job->g->agent;
@@ -174,11 +204,15 @@ static int disk_work(struct life_job *job)
 		rc = imgstore_path(agent->store, job->image, job->backing, &job->err);
 	if (rc == 0)
 		rc = fs_join(path, sizeof(path), job->dir, "cow", &job->err);
+	if (rc == 0 && job->take)
+		rc = moves_take(agent->config.state, job->take, job->dir, &job->seal, &job->err);
 	disk.path = path;
 	if (rc == 0)
 		rc = agent->driver.ops->disk(agent->driver.self, &disk, &job->err);
 	/* Only now does the new disk count: till here it would be made again. */
-	if (rc == 0 && job->fresh)
+	if (rc == 0 && job->take)
+		rc = pack_taken(job);
+	if (rc == 0 && (job->fresh || job->take))
 		rc = write_record(
 			job->dir, "local.pb", job->local_data, job->local_size, &job->err);
 	return rc < 0 ? err_wrap(&job->err, "disk") : 0;
@@ -250,12 +284,22 @@ static void disk_made(struct guest *g, const struct life_job *job)
 	boottimes_mark(&g->times, UM__BOOT_STEP__BOOT_DISK);
 	if (job->fresh)
 		g->booted = false;
+	if (!job->take)
+		return;
+	g->taken_move = job->take;
+	g->restarts = job->seal->restarts;
+	g->runs = job->seal->runs;
+	g->booted = g->runs > 0;
+	log_info("a moved disk was taken", LOG_STR("guest", g->assign->name),
+		LOG_U64("move", job->take));
+	moves_taken(g);
 }
 
 /* False: that was its end. */
 static bool removed(struct guest *g, const struct life_job *job)
 {
 	struct agent *agent = g->agent;
+	uint64_t uid = g->uid;
 
 	guests_fence_set(agent->guests, g->uid, job->fence);
 	if (g->gone) {
@@ -268,6 +312,7 @@ static bool removed(struct guest *g, const struct life_job *job)
 		report_forget(g);
 		relay_forget(g);
 		guests_drop(g);
+		moves_removed(agent->moves, uid);
 		return false;
 	}
 	/* Wanted again meanwhile: from the beginning. */
@@ -281,7 +326,7 @@ static bool removed(struct guest *g, const struct life_job *job)
 static void outcome(struct guest *g, struct life_job *job)
 {
 	if (job->rc < 0) {
-		if (job->kind == GUEST_DISK && job->fresh)
+		if (job->kind == GUEST_DISK && (job->fresh || job->take))
 			g->disk_generation = 0;
 		life_trouble(g, &job->err);
 	} else if (job->kind == GUEST_SAVING) {
@@ -303,6 +348,7 @@ static void life_done(void *arg, bool cancelled)
 		job->rc = err_set(&job->err, -ECANCELED, "cancelled");
 	if (!job->g->agent->stopping)
 		outcome(job->g, job);
+	um__move_seal__free_unpacked(job->seal, NULL);
 	free(job->spec_data);
 	free(job->local_data);
 	free(job);
@@ -382,12 +428,13 @@ void life_disk(struct guest *g)
 		return;
 	}
 	memcpy(job->image, g->assign->image->id.data, sizeof(job->image));
-	job->fresh = g->disk_generation != g->assign->disk_generation;
+	job->take = guest_takes(g) ? g->assign->from_move : 0;
+	job->fresh = !job->take && g->disk_generation != g->assign->disk_generation;
 	job->uid = life_uid(g);
 	if (imgstore_info(g->agent->store, job->image, &info, &err) == 0 &&
 		g->assign->spec->disk_bytes > info.size)
 		job->disk_bytes = g->assign->spec->disk_bytes;
-	if (job->fresh)
+	if (job->fresh || job->take)
 		g->disk_generation = g->assign->disk_generation; /* as it will be */
 	(void)life_pack_local(g, false, &job->local_data, &job->local_size, &err);
 	run_job(job, &err);

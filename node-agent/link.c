@@ -13,6 +13,7 @@
 #include "node-agent/facts.h"
 #include "node-agent/guests.h"
 #include "node-agent/link_int.h"
+#include "node-agent/moves.h"
 #include "node-agent/report.h"
 #include "node-agent/relay.h"
 
@@ -238,6 +239,7 @@ static void welcome(struct link *link, const Um__AgentWelcome *w)
 	/* What changed since the hello was sent. */
 	for (struct guest *g = guests_first(agent->guests); g; g = guests_next(g))
 		report_guest(g);
+	report_moves(agent->report);
 	blobs_kick(agent->blobs);
 	tick(link);
 }
@@ -310,11 +312,14 @@ static int send_hello(struct link *link, struct err *err)
 	hello.facts = &facts->msg;
 	hello.guests = pointers;
 	hello.n_guests = n;
+	hello.n_moves = moves_observe(agent->moves, true, &hello.moves);
 	hello.blobs = id_list;
 	hello.n_blobs = blobs;
 	env.body_case = UM__ENVELOPE__BODY_AGENT_HELLO;
 	env.agent_hello = &hello;
 	rc = zsock_send(link->sock, NULL, &env, NULL, 0, err);
+	free(hello.moves);
+	moves_told(agent->moves);
 out:
 	buf_free(&ids);
 	free(list);

@@ -70,6 +70,23 @@ int movein_open(const char *path, const struct cow_spec *spec, struct movein **o
 	return 0;
 }
 
+int movein_reopen(
+	const char *path, const struct cow_spec *spec, struct movein **out, struct err *err)
+{
+	struct movein *in = calloc(1, sizeof(*in));
+	int rc = in ? open_copy(path, spec, &in->cow, err)
+		    : err_set(err, -ENOMEM, "memory is short");
+
+	if (rc < 0) {
+		free(in);
+		return rc;
+	}
+	(void)str_copy(in->path, sizeof(in->path), path);
+	in->state = SEALED;
+	*out = in;
+	return 0;
+}
+
 void movein_close(struct movein *in)
 {
 	if (!in)

@@ -26,6 +26,10 @@ int movein_open(
 	const char *path, const struct cow_spec *spec, struct movein **out, struct err *err);
 void movein_close(struct movein *in); /* NULL is fine; the file stays */
 
+/* The same for one that is whole: never made anew.  -ENOENT. */
+int movein_reopen(
+	const char *path, const struct cow_spec *spec, struct movein **out, struct err *err);
+
 /* Reads what is there.  FN for each message of at most MOVE_HAVE_SEGMENTS segments;
  * HAVE is borrowed, `move` is 0.  FN's failure ends it. */
 typedef int movein_have_fn(void *arg, const Um__MoveHave *have, struct err *err);

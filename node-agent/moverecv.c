@@ -110,7 +110,8 @@ static int work_offer(struct job *job, struct err *err)
 
 	movein_close(r->in);
 	r->in = NULL;
-	rc = movein_open(r->path, &r->config.spec, &r->in, err);
+	rc = r->is_sealed ? movein_reopen(r->path, &r->config.spec, &r->in, err)
+			  : movein_open(r->path, &r->config.spec, &r->in, err);
 	if (rc >= 0)
 		rc = movein_have(r->in, keep_have, job, err);
 	return rc < 0 ? rc : keep_have(job, &end, err);

@@ -9,6 +9,7 @@
 #include "image/serve.h"
 #include "lib/log.h"
 #include "lib/str.h"
+#include "node-agent/moves.h"
 
 struct peer_key {
 	uint8_t key[CURVE_KEY];
@@ -31,7 +32,7 @@ static int allow(void *arg, const uint8_t pubkey[CURVE_KEY], const char *address
 	struct peer_key *k = NULL;
 
 	HASH_FIND(hh, peers->keys, pubkey, CURVE_KEY, k);
-	if (!k) {
+	if (!k && !moves_key(peers->agent->moves, pubkey)) {
 		if (log_rate_pass(&peers->rate))
 			log_warn("an unknown key is refused", LOG_STR("address", address));
 		return -EACCES;
@@ -47,12 +48,11 @@ static void on_message(void *arg, struct zsock *sock, const struct zpeer *peer,
 	Um__Envelope out = wire_env(env->id);
 	Um__Error error = UM__ERROR__INIT;
 
-	(void)bulk;
-	(void)bulk_size;
-	if (imgserve_message(peers->serve, sock, peer, env))
+	if (imgserve_message(peers->serve, sock, peer, env) ||
+		moves_message(peers->agent->moves, sock, peer, env, bulk, bulk_size))
 		return;
 	error.code = UM__ERROR_CODE__DENIED;
-	error.message = (char *)(uintptr_t) "agents may only fetch artefacts here";
+	error.message = (char *)(uintptr_t) "agents may only fetch artefacts and send disks here";
 	out.body_case = UM__ENVELOPE__BODY_ERROR;
 	out.error = &error;
 	(void)zsock_send(sock, peer, &out, NULL, 0, NULL);

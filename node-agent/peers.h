@@ -1,7 +1,8 @@
 /* peers: where other agents fetch artefacts from this host.
  *
  * A CURVE server on --peer-listen; only keys that the scheduler has named are let
- * in (ZAP), and all they may ask for is manifests and chunks.
+ * in (ZAP), and all they may ask for is manifests and chunks; or, while a guest is to come
+ * here by a move, its source's, which sends its disk (moves.h).
  */
 #ifndef UMLAUT_NODE_AGENT_PEERS_H
 #define UMLAUT_NODE_AGENT_PEERS_H

@@ -43,15 +43,15 @@ enum reconcile_step reconcile_next(
 		return RECONCILE_SAVE;
 	if (want->gone)
 		return now < have->retry_at ? RECONCILE_WAIT : RECONCILE_REMOVE;
-	if (!want->run || over(want, have))
+	if (!have->takes && (!want->run || over(want, have)))
 		return RECONCILE_NOTHING;
 	if (now < have->retry_at)
 		return RECONCILE_WAIT;
-	if (have->hold)
+	if (have->hold && !have->takes)
 		return RECONCILE_NOTHING;
 	if (!have->artefacts)
 		return RECONCILE_FETCH;
-	if (!have->disk_checked || have->disk_generation != want->disk_generation)
+	if (have->takes || !have->disk_checked || have->disk_generation != want->disk_generation)
 		return RECONCILE_DISK;
 	return have->slot ? RECONCILE_START : RECONCILE_QUEUE;
 }

@@ -10,6 +10,7 @@
 #include "node-agent/agent.h"
 #include "node-agent/life.h"
 #include "node-agent/link.h"
+#include "node-agent/moves.h"
 
 #define BATCH_MS 10   /* between two messages; the first goes at once */
 #define BATCH_MAX 512 /* guests in one message */
@@ -36,6 +37,7 @@ struct report {
 	struct guest *marked, **marked_end;
 	struct extra *extras, **extras_end;
 	struct blob_news *blobs, **blobs_end;
+	bool moves; /* there is news of some */
 };
 
 /* ---------------------------------------------------------------- one guest */
@@ -184,6 +186,14 @@ void report_refused(struct report *report, uint64_t uid, uint64_t epoch, const c
 	add_extra(report, uid, epoch, false, reason);
 }
 
+void report_moves(struct report *report)
+{
+	if (!link_up(report->agent->link) || report->agent->stopping)
+		return;
+	report->moves = true;
+	soon(report);
+}
+
 void report_blob(struct report *report, const uint8_t id[MANIFEST_HASH], bool added)
 {
 	struct blob_news *b;
@@ -223,6 +233,7 @@ void report_clear(struct report *report)
 	report->marked_end = &report->marked;
 	report->extras_end = &report->extras;
 	report->blobs_end = &report->blobs;
+	report->moves = false;
 }
 
 /* ---------------------------------------------------------------- sending */
@@ -305,15 +316,22 @@ static void flush(void *arg)
 	um__observed__init(&b->observed);
 	take_guests(report, b);
 	take_blobs(report, b);
+	if (report->moves)
+		b->observed.n_moves =
+			moves_observe(report->agent->moves, false, &b->observed.moves);
+	report->moves = false;
 	for (size_t i = 0; i < b->observed.n_guests; i++)
 		b->guest_list[i] = &b->guests[i];
 	b->observed.guests = b->guest_list;
 	b->observed.blobs_added = b->added;
 	b->observed.blobs_removed = b->removed;
 	/* What cannot be sent is lost: then everything is told anew. */
-	if ((b->observed.n_guests || b->blobs) &&
+	if ((b->observed.n_guests || b->observed.n_moves || b->blobs) &&
 		link_observed(report->agent->link, &b->observed, NULL) < 0)
 		link_again(report->agent->link);
+	if (b->observed.n_moves)
+		moves_told(report->agent->moves);
+	free(b->observed.moves);
 	free(b);
 	if (report->marked || report->extras || report->blobs)
 		soon(report);

@@ -1,0 +1,67 @@
+/* moves_int: what the parts of moves share. */
+#ifndef UMLAUT_NODE_AGENT_MOVES_INT_H
+#define UMLAUT_NODE_AGENT_MOVES_INT_H
+
+#include "node-agent/agent.h"
+#include "node-agent/moverecv.h"
+#include "node-agent/moves.h"
+#include "node-agent/movesend.h"
+
+#define MOVES_TICK_MS 500  /* between two reports of progress */
+#define MOVES_SYNC_MS 3000 /* for a flush in the guest */
+#define MOVES_MAX 4096
+
+struct move {
+	struct moves *moves;
+	uint64_t number, uid;
+	Um__MoveSide side;
+	uint64_t mark;
+	bool ended, gone;
+	bool dirty; /* there is news */
+	bool busy;  /* a job in the pool */
+	Um__MoveState state;
+	char reason[GUESTS_REASON];
+	uint8_t digest[MOVE_DIGEST];
+	uint64_t frozen_at; /* wall clock */
+	/* The source's. */
+	Um__MoveSource *source; /* owned */
+	struct movesend *send;
+	struct movesend_status status; /* as of the last look */
+	uint64_t last_round_bytes, this_round_bytes;
+	uint32_t seen_round;
+	struct loop_timer *tick;
+	uint64_t sync_id, sync_at; /* of the flush under way; loop time */
+	bool synced, last;
+	uint64_t rate; /* as the session was told */
+	/* The target's. */
+	Um__MoveTarget *target; /* owned */
+	char dir[PATH_MAX - 64];
+	bool held[GUESTS_BLOBS];
+	bool prepared, taken;
+	struct cow_spec spec;
+	struct moverecv *recv;
+	UT_hash_handle hh;
+};
+
+struct moves {
+	struct agent *agent;
+	struct move *all;
+	bool stopped;
+};
+
+struct move *moves_find(const struct moves *moves, uint64_t number);
+struct move *moves_add(struct moves *moves, uint64_t number, uint64_t uid, Um__MoveSide side);
+void moves_news(struct move *m);
+void moves_state(struct move *m, Um__MoveState state);
+void moves_fail(struct move *m, const struct err *err);
+/* Nothing is left of it here: told once more, then freed. */
+void moves_gone(struct move *m);
+
+/* Does what can be done now. */
+void move_out_step(struct move *m);
+void move_out_observe(struct move *m, Um__MoveObserved *out);
+void move_out_close(struct move *m);
+void move_in_step(struct move *m);
+void move_in_close(struct move *m);
+
+#endif

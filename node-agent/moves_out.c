@@ -1,0 +1,274 @@
+/* The source's side of a move. */
+#include <errno.h>
+#include <string.h>
+
+#include "lib/crash.h"
+#include "lib/fs.h"
+#include "lib/log.h"
+#include "lib/proc.h"
+#include "node-agent/moves_int.h"
+#include "node-agent/report.h"
+
+#define DOWNTIME_MS 300
+
+static struct guest *guest_of(const struct move *m)
+{
+	return guests_find(m->moves->agent->guests, m->uid);
+}
+
+void move_out_close(struct move *m)
+{
+	movesend_close(m->send);
+	m->send = NULL;
+	loop_timer_close(m->tick);
+	m->tick = NULL;
+}
+
+/* ---------------------------------------------------------------- numbers */
+
+static void look(struct move *m)
+{
+	if (!m->send)
+		return;
+	movesend_status(m->send, &m->status);
+	if (m->status.progress.round != m->seen_round) {
+		m->last_round_bytes = m->this_round_bytes;
+		m->seen_round = m->status.progress.round;
+	}
+	m->this_round_bytes = m->status.progress.round_bytes;
+	if (m->last)
+		return;
+	if (m->status.state == MS_ROUND)
+		moves_state(m, UM__MOVE_STATE__MOVE_COPYING);
+	else if (m->status.state == MS_READY)
+		moves_state(m, UM__MOVE_STATE__MOVE_SMALL);
+}
+
+/* Of a round nobody knows before its end how much it will be: the first one has at most
+ * what the file has, a later one is taken to be as large as the one before it, and both
+ * in proportion to what was not looked at yet. */
+static uint64_t left(const struct move *m, uint64_t allocated)
+{
+	const struct moveout_progress *p = &m->status.progress;
+	uint64_t whole = p->round <= 1 ? allocated : m->last_round_bytes;
+
+	if (!p->segments || m->status.state == MS_READY || m->status.state == MS_SEALED)
+		return 0;
+	return (uint64_t)((double)whole * (double)(p->segments - p->looked) / (double)p->segments);
+}
+
+void move_out_observe(struct move *m, Um__MoveObserved *out)
+{
+	const struct movesend_status *s = &m->status;
+	struct guest *g = guest_of(m);
+	Um__GuestObserved of;
+	char reason[GUESTS_REASON];
+	uint64_t allocated = 0;
+
+	look(m);
+	if (g && g->assign && s->progress.round <= 1) {
+		report_observe(g, &of, reason);
+		allocated = of.cow_bytes;
+	}
+	out->state = m->state;
+	out->round = s->progress.round;
+	out->bytes_done = s->progress.round_bytes;
+	out->bytes_left = left(m, allocated);
+	out->bytes_total = s->bytes;
+	out->wire_bytes = s->wire_bytes;
+	out->rate = s->rate;
+	out->expected_ms = s->expected_ms == UINT32_MAX ? 0 : s->expected_ms;
+}
+
+static void on_tick(void *arg)
+{
+	struct move *m = arg;
+
+	loop_timer_arm(m->tick, MOVES_TICK_MS);
+	moves_news(m);
+	if (m->sync_id && loop_now(m->moves->agent->loop) - m->sync_at >= MOVES_SYNC_MS) {
+		m->sync_id = 0;
+		m->synced = true; /* as far as it went: its clean stop writes the rest */
+		move_out_step(m);
+	}
+}
+
+/* ---------------------------------------------------------------- the session */
+
+static void on_ready(void *arg)
+{
+	struct move *m = arg;
+
+	look(m);
+	move_out_step(m);
+}
+
+static void on_sealed(void *arg, const uint8_t digest[MOVE_DIGEST])
+{
+	struct move *m = arg;
+
+	look(m);
+	memcpy(m->digest, digest, MOVE_DIGEST);
+	moves_state(m, UM__MOVE_STATE__MOVE_SEALED);
+	move_out_close(m);
+}
+
+static void on_failed(void *arg, const struct err *err)
+{
+	struct move *m = arg;
+
+	look(m);
+	moves_fail(m, err);
+}
+
+static int begin(struct move *m, struct guest *g, struct err *err)
+{
+	static const struct movesend_ops ops = {
+		.on_ready = on_ready, .on_sealed = on_sealed, .on_failed = on_failed};
+	struct agent *agent = m->moves->agent;
+	const Um__MoveSource *s = m->source;
+	char cow[PATH_MAX];
+	struct movesend_config config = {.cow = cow,
+		.logs = g->dir,
+		.move = m->number,
+		.epoch = s->epoch,
+		.disk_generation = g->disk_generation,
+		.image_id = g->assign->image->id.data,
+		.endpoint = s->target ? s->target->endpoint : "",
+		.secret_key = agent->keys.secret_key,
+		.public_key = agent->keys.public_key,
+		.rate = s->rate,
+		.max_downtime_ms = s->max_downtime_ms ? s->max_downtime_ms : DOWNTIME_MS};
+	int rc;
+
+	if (!s->target || s->target->pubkey.len != CURVE_KEY || !config.endpoint[0])
+		return err_set(err, -EINVAL, "the target's agent takes no connections of others");
+	config.server_key = s->target->pubkey.data;
+	rc = fs_join(cow, sizeof(cow), g->dir, "cow", err);
+	if (rc >= 0)
+		rc = loop_timer_open(agent->loop, "move", on_tick, m, &m->tick, err);
+	if (rc >= 0)
+		rc = movesend_open(agent->loop, agent->zctx, &config, &ops, m, &m->send, err);
+	if (rc < 0)
+		return rc;
+	m->rate = s->rate;
+	loop_timer_arm(m->tick, MOVES_TICK_MS);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- freezing */
+
+/* What the guest has not written yet is written while it still runs: its stop, and the
+ * last difference, are the shorter. */
+static bool flush(struct move *m, struct guest *g)
+{
+	const struct driver_ops *ops = m->moves->agent->driver.ops;
+	Um__GuestSync request = UM__GUEST_SYNC__INIT;
+	Um__Envelope env;
+	struct err err = ERR_INIT;
+
+	if (!g->run || g->ended || g->stop_asked || g->status.phase != UM__PHASE__RUNNING ||
+		!ops->up(g->run))
+		return false;
+	if (m->sync_id)
+		return true;
+	m->sync_id = ops->id(g->run);
+	m->sync_at = loop_now(m->moves->agent->loop);
+	env = wire_env(m->sync_id);
+	env.body_case = UM__ENVELOPE__BODY_GUEST_SYNC;
+	env.guest_sync = &request;
+	if (ops->send(g->run, &env, &err) < 0) {
+		m->sync_id = 0;
+		return false;
+	}
+	return true;
+}
+
+bool moves_reply(struct guest *g, const Um__Envelope *env)
+{
+	struct move *m, *next;
+
+	if (!g->moving || (env->body_case != UM__ENVELOPE__BODY_OK &&
+				  env->body_case != UM__ENVELOPE__BODY_ERROR))
+		return false;
+	HASH_ITER (hh, g->agent->moves->all, m, next)
+		if (m->uid == g->uid && m->sync_id && m->sync_id == env->id) {
+			m->sync_id = 0;
+			m->synced = true;
+			move_out_step(m);
+			return true;
+		}
+	return false;
+}
+
+static void freeze(struct move *m, struct guest *g)
+{
+	if (g->frozen_move != m->number) {
+		if (!m->synced && flush(m, g))
+			return;
+		m->synced = true;
+		/* On disk before it is stopped (reconcile.h: SAVE comes before STOP). */
+		g->frozen_move = m->number;
+		g->frozen_epoch = g->assign->epoch;
+		g->revision++;
+		log_info("freezing a guest", LOG_STR("guest", g->assign->name),
+			LOG_U64("move", m->number));
+		report_guest(g);
+		guests_touch(g);
+		return;
+	}
+	if (m->last || g->run || g->busy != GUEST_IDLE || g->saved_revision != g->revision)
+		return;
+	m->last = true;
+	m->frozen_at = proc_wall_ms();
+	crash_point("move-stopped");
+	moves_state(m, UM__MOVE_STATE__MOVE_FROZEN);
+	movesend_last(m->send, g->restarts, g->runs);
+}
+
+/* ---------------------------------------------------------------- steps */
+
+static int check(const struct move *m, const struct guest *g, struct err *err)
+{
+	if (!g || !g->assign || g->gone || g->assign->epoch != m->source->epoch)
+		return err_set(err, -ESTALE, "the guest is not here under epoch %llu",
+			(unsigned long long)m->source->epoch);
+	if (!g->disk_generation && !g->assign->run)
+		return err_set(err, -ENOENT, "the guest has no disk: it never ran");
+	return 0;
+}
+
+void move_out_step(struct move *m)
+{
+	struct guest *g = guest_of(m);
+	struct err err = ERR_INIT;
+
+	if (m->gone)
+		return;
+	if (m->ended) {
+		moves_gone(m);
+		return;
+	}
+	if (m->state == UM__MOVE_STATE__MOVE_FAILED || m->state == UM__MOVE_STATE__MOVE_SEALED)
+		return;
+	if (check(m, g, &err) < 0) {
+		moves_fail(m, &err);
+		return;
+	}
+	g->moving = true;
+	if (!m->send) {
+		/* Its disk is being made: life comes here again. */
+		if (!g->disk_generation || g->busy == GUEST_DISK || guest_takes(g))
+			return;
+		if (begin(m, g, &err) < 0) {
+			moves_fail(m, &err);
+			return;
+		}
+	}
+	if (m->rate != m->source->rate) {
+		m->rate = m->source->rate;
+		movesend_set_rate(m->send, m->rate);
+	}
+	if (m->source->freeze)
+		freeze(m, g);
+}
