@@ -395,8 +395,8 @@ static int unknown(const struct ctl *ctl, const char *arg, const struct opt *opt
 	for (const struct opt *o = opts; o->kind != OPT_END && n < 64; o++)
 		names[n++] = o->name;
 	near = arg[1] == '-' ? str_nearest(arg + 2, names, n) : NULL;
-	return -ctl_usage(ctl, "no option '%s'%s%s%s", arg, near ? ", did you mean --" : "",
-		near ? near : "", near ? "?" : "");
+	return -ctl_usage(ctl, "unknown option '%.60s'%s%s%s", arg, near ? " (did you mean --" : "",
+		near ? near : "", near ? "?)" : "");
 }
 
 int opt_parse(const struct ctl *ctl, int argc, char **argv, const struct opt *opts, int *dashdash)

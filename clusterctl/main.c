@@ -8,6 +8,7 @@
 #include "clusterctl/ctl.h"
 #include "lib/log.h"
 #include "lib/str.h"
+#include "lib/usage.h"
 
 /* Takes --server and --context out of argv, wherever they stand before "--". */
 static int global_options(struct ctl *ctl, int *argc, char **argv)
@@ -34,7 +35,8 @@ static int global_options(struct ctl *ctl, int *argc, char **argv)
 				taken = true;
 			} else if (!argv[i][len]) {
 				if (i + 1 >= *argc)
-					return ctl_fail(EXIT_USAGE, "%s needs a value", names[k]);
+					return usage_wrong(
+						"clusterctl", "%s needs a value", names[k]);
 				*to[k] = argv[++i];
 				taken = true;
 			}
@@ -61,6 +63,7 @@ int main(int argc, char **argv)
 		.program = "clusterctl", .instance = "", .level = LOG_ERROR, .fd = 2};
 	struct ctl ctl = {0};
 	static char version[] = "version";
+	static const char *const globals[] = {"server", "context", "version", "help"};
 	const char *names[32];
 	size_t count = 0;
 	int rc;
@@ -84,15 +87,16 @@ int main(int argc, char **argv)
 	if (strcmp(argv[1], "--version") == 0)
 		argv[1] = version;
 	ctl.verb = verb_find(argv[1]);
+	if (!ctl.verb && argv[1][0] == '-')
+		return usage_unknown("clusterctl", argv[1], globals, 4);
 	if (!ctl.verb) {
 		const char *near;
 
 		for (const struct verb *v = verbs; v->name && count < 32; v++)
 			names[count++] = v->name;
 		near = str_nearest(argv[1], names, count);
-		return ctl_fail(EXIT_USAGE, "no verb '%s'%s%s%s; 'clusterctl help' lists them",
-			argv[1], near ? ", did you mean '" : "", near ? near : "",
-			near ? "'?" : "");
+		return usage_wrong("clusterctl", "unknown verb '%.60s'%s%s%s", argv[1],
+			near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
 	}
 	if (wants_help(argc - 1, argv + 1)) {
 		(void)fputs(ctl.verb->help, stdout);

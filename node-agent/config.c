@@ -354,7 +354,7 @@ static int load_env(struct agentconf *c, char **envp, struct err *err)
 
 static void usage(FILE *out)
 {
-	(void)fprintf(out, "Usage: umlaut-agent [options]\n"
+	(void)fprintf(out, "usage: umlaut-agent [OPTION]...\n"
 			   "Runs the guests of this host as the cluster's scheduler wants.\n\n");
 	for (size_t i = 0; i < SETTINGS; i++) {
 		char left[48];

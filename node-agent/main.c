@@ -14,6 +14,7 @@
 #include "lib/fs.h"
 #include "lib/log.h"
 #include "lib/str.h"
+#include "lib/usage.h"
 #include "node-agent/agent.h"
 #include "node-agent/check.h"
 #include "node-agent/notify.h"
@@ -148,10 +149,8 @@ int main(int argc, char **argv)
 
 	if (rc > 0)
 		return 0;
-	if (rc < 0) {
-		(void)fprintf(stderr, "umlaut-agent: %s\n", err_msg(&err));
-		return 2;
-	}
+	if (rc < 0)
+		return usage_wrong("umlaut-agent", "%s", err_msg(&err));
 	(void)umask(022);
 	(void)sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);
 	log.instance = config.name;

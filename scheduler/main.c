@@ -1,8 +1,6 @@
 /* umlaut-scheduler: options, wiring, loop. */
 #include <errno.h>
-#include <getopt.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +12,7 @@
 #include "lib/loop.h"
 #include "lib/str.h"
 #include "lib/units.h"
+#include "lib/usage.h"
 #include "scheduler/serve/serve.h"
 
 #define LISTEN_MAX 8
@@ -51,40 +50,7 @@ struct program {
 	bool broken;
 };
 
-static int bad_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-
-static int bad_usage(const char *fmt, ...)
-{
-	va_list ap;
-
-	(void)fprintf(stderr, "umlaut-scheduler: ");
-	va_start(ap, fmt);
-	(void)vfprintf(stderr, fmt, ap);
-	va_end(ap);
-	(void)fprintf(stderr, "\nTry --help.\n");
-	return 2;
-}
-
-/* What getopt_long() has just stumbled over. */
-static int bad_option(char **argv, const struct option *longs)
-{
-	const char *names[32] = {NULL}, *arg = argv[optind - 1], *near;
-	char name[64];
-	size_t n = 0;
-
-	if (optopt && !str_starts(arg, "--"))
-		return bad_usage("unknown option '-%c'", optopt);
-	if (optopt)
-		return bad_usage("'%.60s': this option takes no value", arg);
-	while (n < sizeof(names) / sizeof(names[0]) && longs[n].name) {
-		names[n] = longs[n].name;
-		n++;
-	}
-	(void)str_format(name, sizeof(name), "%.*s", (int)strcspn(arg + 2, "="), arg + 2);
-	near = str_nearest(name, names, n);
-	return bad_usage("unknown option '%.60s'%s%s%s", arg, near ? " (did you mean --" : "",
-		near ? near : "", near ? "?)" : "");
-}
+#define WHO "umlaut-scheduler"
 
 static int parse_time(const char *name, const char *text, uint32_t *out)
 {
@@ -92,9 +58,8 @@ static int parse_time(const char *name, const char *text, uint32_t *out)
 	uint64_t ms;
 
 	if (units_parse_duration(text, &ms, &err) < 0 || ms < 100 || ms > 3600000) {
-		(void)fprintf(stderr, "umlaut-scheduler: --%s: %s\n", name,
-			err.code ? err_msg(&err) : "must be 100ms to 1h");
-		return 2;
+		return usage_wrong(
+			WHO, "--%s: %s", name, err.code ? err_msg(&err) : "must be 100ms to 1h");
 	}
 	*out = (uint32_t)ms;
 	return 0;
@@ -130,10 +95,10 @@ static int parse(int argc, char **argv, struct options *o)
 			break;
 		case 'l':
 			if (o->serve.listen_count == LISTEN_MAX)
-				return bad_usage("more than 8 --listen endpoints");
+				return usage_wrong(WHO, "more than 8 --listen endpoints");
 			if (!str_starts(optarg, "tcp://"))
-				return bad_usage(
-					"--listen takes tcp://ADDRESS:PORT, not '%s'", optarg);
+				return usage_wrong(
+					WHO, "--listen takes tcp://ADDRESS:PORT, not '%s'", optarg);
 			o->listen[o->serve.listen_count++] = optarg;
 			break;
 		case 'a':
@@ -156,11 +121,12 @@ static int parse(int argc, char **argv, struct options *o)
 			break;
 		case 'v':
 			if (log_level_parse(optarg, &o->log.level, &err) < 0)
-				return bad_usage("--log-level: %s", err_msg(&err));
+				return usage_wrong(WHO, "--log-level: %s", err_msg(&err));
 			break;
 		case 'f':
 			if (strcmp(optarg, "text") != 0 && strcmp(optarg, "json") != 0)
-				return bad_usage("--log-format is text or json, not '%s'", optarg);
+				return usage_wrong(
+					WHO, "--log-format is text or json, not '%s'", optarg);
 			o->log.json = strcmp(optarg, "json") == 0;
 			break;
 		case 'V':
@@ -169,16 +135,14 @@ static int parse(int argc, char **argv, struct options *o)
 		case 'h':
 			(void)fputs(usage, stdout);
 			return 0;
-		case ':':
-			return bad_usage("%s needs a value", argv[optind - 1]);
 		default:
-			return bad_option(argv, longs);
+			return usage_getopt(WHO, c, argv, longs);
 		}
 		if (rc)
 			return rc;
 	}
 	if (optind < argc)
-		return bad_usage("'%s' is not an option", argv[optind]);
+		return usage_wrong(WHO, "unexpected argument '%.60s'", argv[optind]);
 	if (!o->serve.listen_count)
 		o->listen[o->serve.listen_count++] = "tcp://*:7711";
 	return -1;

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
@@ -305,19 +306,41 @@ static bool in_initramfs(void)
 	       (fs.f_type == RAMFS_MAGIC || fs.f_type == TMPFS_MAGIC);
 }
 
+/* Called by a person: there is nothing to do outside of a guest. */
+static int elsewhere(int argc, char **argv)
+{
+	const char *arg = argc > 1 ? argv[1] : "";
+
+	if (strcmp(arg, "--version") == 0) {
+		(void)printf("umlaut-init %s\n", UMLAUT_VERSION);
+		return 0;
+	}
+	if (strcmp(arg, "--help") == 0) {
+		(void)printf("usage: umlaut-init\n"
+			     "The first process of every guest; umlaut-agent puts it into their "
+			     "initrd.\n"
+			     "  --version, --help\n");
+		return 0;
+	}
+	if (*arg)
+		(void)fprintf(stderr, "umlaut-init: %s '%.60s'\n",
+			*arg == '-' ? "unknown option" : "unexpected argument", arg);
+	else
+		(void)fprintf(stderr, "umlaut-init: it is the first process of a guest, and of no "
+				      "use elsewhere\n");
+	(void)fprintf(stderr, "Try 'umlaut-init --help'.\n");
+	return 2;
+}
+
 int main(int argc, char **argv)
 {
 	static struct agent agent;
 	struct err err = ERR_INIT;
 	struct boot *boot = &agent.boot;
 
-	(void)argc;
 	boot->started_us = sys_uptime_us();
-	if (!in_initramfs()) {
-		sys_log("umlaut-init %s is the first process of a guest; it is of no use elsewhere",
-			UMLAUT_VERSION);
-		return 2;
-	}
+	if (!in_initramfs())
+		return elsewhere(argc, argv);
 	/* systemd spares processes of the initramfs whose name begins so. */
 	argv[0][0] = '@';
 	if (boot_early(boot, &err) || boot_await_config(boot, &err) || boot_apply(boot, &err) ||

@@ -13,7 +13,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <limits.h>
 #include <malloc.h>
 #include <signal.h>
@@ -32,7 +31,9 @@
 #include "lib/fs.h"
 #include "lib/log.h"
 #include "lib/proc.h"
+#include "lib/usage.h"
 
+#define WHO "umlaut-guest"
 #define READY_FD 3
 #define LOG_MAX (256 << 10) /* runner.log begins anew beyond that */
 
@@ -43,7 +44,7 @@ struct options {
 
 static void usage(FILE *to)
 {
-	(void)fprintf(to, "Usage: umlaut-guest --dir DIR [--foreground]\n"
+	(void)fprintf(to, "usage: umlaut-guest --dir DIR [--foreground]\n"
 			  "Runs the guest that DIR/runner.pb describes. Started by umlaut-agent.\n"
 			  "  --dir DIR      the guest's folder\n"
 			  "  --foreground   stay attached, messages to standard error\n"
@@ -58,14 +59,13 @@ static int parse(int argc, char **argv, struct options *o)
 		{"version", no_argument, NULL, 'V'}, {NULL, 0, NULL, 0}};
 	int c;
 
-	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, ":", longs, NULL)) != -1) {
 		switch (c) {
 		case 'd':
-			if (!realpath(optarg, o->dir)) {
-				(void)fprintf(stderr, "umlaut-guest: %s: %s\n", optarg,
-					strerrordesc_np(errno));
-				return 2;
-			}
+			if (!realpath(optarg, o->dir))
+				return usage_wrong(
+					WHO, "--dir %s: %s", optarg, strerrordesc_np(errno));
 			break;
 		case 'f':
 			o->foreground = true;
@@ -77,14 +77,13 @@ static int parse(int argc, char **argv, struct options *o)
 			(void)printf("umlaut-guest %s\n", UMLAUT_VERSION);
 			return 0;
 		default:
-			usage(stderr);
-			return 2;
+			return usage_getopt(WHO, c, argv, longs);
 		}
 	}
-	if (!o->dir[0] || optind != argc) {
-		usage(stderr);
-		return 2;
-	}
+	if (optind != argc)
+		return usage_wrong(WHO, "unexpected argument '%.60s'", argv[optind]);
+	if (!o->dir[0])
+		return usage_wrong(WHO, "--dir is missing");
 	return -1;
 }
 
