@@ -138,7 +138,7 @@ idle_parts() {
 	awk -v s="$(since "$t0")" 'NR == FNR {u[$1] = $2; next} {printf "  %-46s %6.3f core\n", $1, ($2 - u[$1]) / 100 / s; all += $2 - u[$1]}
 		END {printf "%.3f\n", all / 100 / s > "/dev/stderr"}' "$STATE/u0" "$STATE/u1" 2> "$STATE/ours"
 	ours=$(cat "$STATE/ours")
-	awk -v s="$idle" -v k="$((k1 - k0))" -v all="$((b - a))" -v before="$idle_before" 'BEGIN {
+	awk -v s="$idle" -v k="$((k1 > k0 ? k1 - k0 : 0))" -v all="$((b - a))" -v before="$idle_before" 'BEGIN {
 		printf "  %-46s %6.3f core\n  %-46s %6.3f core (%.3f before there were guests)\n", "the machine'\''s kdamond, if it has one", k / 100 / s, "the whole machine", all / 100 / s, before}'
 	goal "idle, cores used by everything of Umlaut's" "$ours" 0.15
 }
