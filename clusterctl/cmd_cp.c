@@ -4,8 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "clusterctl/copy.h"
+#include "clusterctl/progress.h"
 #include "lib/str.h"
 
 /* "GUEST:PATH", where GUEST is a name as clusterctl knows them: so "./a:b" and
@@ -39,12 +41,14 @@ struct copy {
 	struct packer *packer;
 	struct unpacker *unpacker;
 	struct err err; /* of our side */
+	struct progress progress;
 };
 
 static void on_data(void *arg, struct stream *s, uint32_t channel, const uint8_t *data, size_t size)
 {
 	struct copy *c = arg;
 
+	progress_add(&c->progress, size);
 	if (c->unpacker && channel == 1 && !c->err.code &&
 		unpacker_add(c->unpacker, data, size, &c->err) < 0)
 		stream_break(s, &c->err);
@@ -81,11 +85,12 @@ static void on_writable(void *arg, struct stream *s)
 			size = WIRE_STREAM_DATA;
 		if (!stream_send(s, piece, size, false))
 			return;
+		progress_add(&c->progress, size);
 		packer_consume(p, size);
 	}
 }
 
-static int transfer(struct ctl *ctl, struct copy *c, const char *guest, const char *path)
+static int carry(struct ctl *ctl, struct copy *c, const char *guest, const char *path)
 {
 	static const struct stream_ops ops = {.data = on_data, .writable = on_writable};
 	Um__StreamOpen open = UM__STREAM_OPEN__INIT;
@@ -99,19 +104,36 @@ static int transfer(struct ctl *ctl, struct copy *c, const char *guest, const ch
 	if (stream_open(&c->stream, ctl, &open, &ops, c, &err) < 0)
 		return ctl->interrupted ? 130 : ctl_fail_err(&err);
 	on_writable(c, &c->stream);
-	while (c->stream.state != STREAM_ENDED) {
+	while (c->stream.state != STREAM_ENDED && !ctl->interrupted &&
+		c->stream.downs == ctl->downs)
 		(void)loop_run(ctl->loop, NULL);
-		if (ctl->interrupted)
-			return 130;
-		if (c->stream.state != STREAM_ENDED && c->stream.downs != ctl->downs)
-			return ctl_fail(EXIT_UNREACHABLE,
-				"the connection to the scheduler was lost; the copy is not whole");
-	}
+	progress_end(&c->progress); /* before anything is said */
+	if (ctl->interrupted)
+		return 130;
+	if (c->stream.state != STREAM_ENDED)
+		return ctl_fail(EXIT_UNREACHABLE,
+			"the connection to the scheduler was lost; the copy is not whole");
 	if (c->err.code)
 		return ctl_fail_err(&c->err);
 	rc = stream_result(&c->stream);
 	if (rc == EXIT_OK && c->unpacker && unpacker_finish(c->unpacker, &err) < 0)
 		rc = ctl_fail_err(&err);
+	return rc;
+}
+
+static int transfer(
+	struct ctl *ctl, struct copy *c, const char *from, const char *guest, const char *path)
+{
+	struct stat st;
+	uint64_t whole = 0;
+	int rc;
+
+	/* Of a folder nobody knows before it was read. */
+	if (c->packer && stat(from, &st) == 0 && S_ISREG(st.st_mode))
+		whole = (uint64_t)st.st_size;
+	progress_begin(&c->progress, ctl->loop, whole);
+	rc = carry(ctl, c, guest, path);
+	progress_end(&c->progress);
 	return rc;
 }
 
@@ -144,7 +166,7 @@ int cmd_cp(struct ctl *ctl, int argc, char **argv)
 	else
 		rc = ctl_connect(ctl);
 	if (rc == 0) {
-		rc = transfer(ctl, c, guest, path);
+		rc = transfer(ctl, c, argv[1], guest, path);
 		stream_close(&c->stream);
 	}
 	packer_free(c->packer);

@@ -6,6 +6,7 @@
 #include <uthash.h>
 
 #include "clusterctl/show.h"
+#include "clusterctl/sorted.h"
 #include "clusterctl/yamlout.h"
 #include "lib/str.h"
 
@@ -29,7 +30,10 @@ struct get {
 	size_t rows;
 	bool watch, synced, header;
 	struct shown *shown;
-	char **names; /* asked for */
+	const char *sort; /* NULL: as they come */
+	struct sorted sorted;
+	struct err err; /* of ours */
+	char **names;	/* asked for */
 	size_t name_count;
 	bool *found;
 };
@@ -155,8 +159,11 @@ static int on_reply(void *arg, const Um__Envelope *env)
 			show_key(r, g->kind->kind, i, key);
 			remember(g, key, show_name(r, g->kind->kind, i));
 		}
-		rc = print_row(g, r, i);
+		if (!g->sort)
+			rc = print_row(g, r, i);
 	}
+	if (g->sort && rc == 0)
+		rc = sorted_add(&g->sorted, r, &g->err);
 	if (!g->watch || rc < 0)
 		return rc < 0 ? rc : flush_out(g);
 	g->synced |= r->synced;
@@ -216,6 +223,11 @@ static void finish(struct get *g)
 	(void)flush_out(g);
 }
 
+static int print_sorted(void *arg, const Um__GetReply *r, size_t i)
+{
+	return print_row(arg, r, i);
+}
+
 static int fetch(struct get *g, Um__GetRequest *r)
 {
 	Um__Envelope env = wire_env(0);
@@ -234,8 +246,12 @@ static int fetch(struct get *g, Um__GetRequest *r)
 		return 130;
 	if (rc == -EPIPE)
 		return EXIT_FAILED;
+	if (rc < 0 && g->err.code == -EINVAL)
+		return ctl_usage(g->ctl, "%s", err_msg(&g->err));
 	if (rc < 0)
-		return ctl_fail_err(&err);
+		return ctl_fail_err(g->err.code ? &g->err : &err);
+	if (g->sort && sorted_each(&g->sorted, print_sorted, g) < 0)
+		return EXIT_FAILED;
 	finish(g);
 	rc = EXIT_OK;
 	for (size_t i = 0; i < g->name_count; i++)
@@ -247,6 +263,7 @@ static int fetch(struct get *g, Um__GetRequest *r)
 static void release(struct get *g)
 {
 	forget_all(g);
+	sorted_free(&g->sorted);
 	table_free(g->table);
 	buf_free(&g->out);
 	buf_free(&g->row);
@@ -264,6 +281,7 @@ int cmd_get(struct ctl *ctl, int argc, char **argv)
 		{OPT_TEXT, "host", 0, &host},
 		{OPT_TEXT, "state", 0, &state},
 		{OPT_TEXT, "limit", 'n', &limit},
+		{OPT_TEXT, "sort", 's', &g.sort},
 		OPT_LAST,
 	};
 	Um__GetRequest r = UM__GET_REQUEST__INIT;
@@ -279,6 +297,9 @@ int cmd_get(struct ctl *ctl, int argc, char **argv)
 		return kind_unknown(ctl, argv[1]);
 	if (str_u64(limit, 0, 1000000, &most) < 0)
 		return ctl_usage(ctl, "--limit '%s' is not a number", limit);
+	if (g.sort && g.watch)
+		return ctl_usage(ctl, "--sort and --watch: changes come as they come");
+	sorted_init(&g.sorted, g.kind->kind, g.sort ? g.sort : "");
 	rc = parse_format(ctl, format, &g.format);
 	if (rc == 0)
 		rc = ctl_connect(ctl);

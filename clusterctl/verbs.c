@@ -48,11 +48,13 @@ const struct verb verbs[] = {
 		"  --state STATE          only in this state (running, pending, failed, ready "
 		"...)\n"
 		"  -n, --limit N          events: the newest N\n"
+		"  -s, --sort FIELD       by a field of the JSON; -FIELD: the largest first\n"
 		"\n"
 		"JSON is a contract: docs/reference/clusterctl.md lists the fields.\n"
 		"\n"
 		"examples:\n"
 		"  clusterctl get guests --deployment hello -o json | jq '.[].name'\n"
+		"  clusterctl get guests --sort -memory_bytes\n"
 		"  clusterctl get events -w\n"},
 	{"describe", "all about one object, with its latest events", cmd_describe,
 		"usage: clusterctl describe KIND NAME\n"
