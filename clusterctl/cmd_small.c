@@ -9,7 +9,9 @@
 
 static int guest_verb(struct ctl *ctl, int argc, char **argv, Um__GuestVerb verb)
 {
-	const struct opt opts[] = {OPT_LAST};
+	bool recover = verb == UM__GUEST_VERB__GUEST_RECOVER, discard = false;
+	const struct opt opts[] = {
+		{recover ? OPT_FLAG : OPT_END, "discard-disk", 0, &discard}, OPT_LAST};
 	Um__Envelope env = wire_env(0);
 	Um__GuestAction r = UM__GUEST_ACTION__INIT;
 	struct err err = ERR_INIT;
@@ -19,6 +21,10 @@ static int guest_verb(struct ctl *ctl, int argc, char **argv, Um__GuestVerb verb
 		return -n;
 	if (n < 2)
 		return ctl_usage(ctl, "which guest? (DEPLOYMENT/GUEST, or 'DEPLOYMENT/*' for all)");
+	if (recover && !discard)
+		return ctl_usage(ctl, "what is on its disk stays on the lost host, for as long as "
+				      "that has it: say "
+				      "--discard-disk to start it elsewhere without");
 	rc = ctl_connect(ctl);
 	if (rc)
 		return rc;
@@ -43,6 +49,11 @@ int cmd_stop(struct ctl *ctl, int argc, char **argv)
 int cmd_restart(struct ctl *ctl, int argc, char **argv)
 {
 	return guest_verb(ctl, argc, argv, UM__GUEST_VERB__GUEST_RESTART);
+}
+
+int cmd_recover(struct ctl *ctl, int argc, char **argv)
+{
+	return guest_verb(ctl, argc, argv, UM__GUEST_VERB__GUEST_RECOVER);
 }
 
 static int host_verb(struct ctl *ctl, char **hosts, size_t count, Um__HostVerb verb)

@@ -260,6 +260,7 @@ static void read_count(struct lab_ctx *ctx, const struct ynode *node, void *msg)
 
 static const char *const inits[] = {"auto", "image", "umlaut", NULL};
 static const char *const policies[] = {"always", "on-failure", "never", NULL};
+static const char *const losses[] = {"default", "restart", "wait", "none", NULL};
 
 /* One name, or a list of them. */
 static void read_features(struct lab_ctx *ctx, const struct ynode *node, void *msg)
@@ -293,6 +294,8 @@ static const struct lab_field guest_fields[] = {
 	{"restart", LAB_ENUM, FIELD(GuestSpec, restart), policies, NULL, NULL},
 	{"stop_timeout", LAB_TIME, FIELD(GuestSpec, stop_timeout_ms), NULL, NULL, NULL},
 	{"placement", LAB_OTHER, 0, NULL, NULL, lab_read_placement},
+	{"on_host_loss", LAB_ENUM, FIELD(GuestSpec, on_host_loss), losses, NULL, NULL},
+	{"persistent", LAB_BOOL, FIELD(GuestSpec, persistent), NULL, NULL, NULL},
 	{"kernel_features", LAB_OTHER, 0, NULL, NULL, read_features},
 	{"kernel_args", LAB_TEXT, FIELD(GuestSpec, kernel_args), NULL, NULL, NULL},
 	{"labels", LAB_MAP, FIELD(GuestSpec, n_labels), NULL,

@@ -126,6 +126,12 @@ const struct verb verbs[] = {
 		"usage: clusterctl stop GUEST...   ('DEPLOYMENT/*': all of a deployment)\n"},
 	{"restart", "restart guests; their disks stay", cmd_restart,
 		"usage: clusterctl restart GUEST...   ('DEPLOYMENT/*': all of a deployment)\n"},
+	{"recover", "start guests elsewhere whose host is lost", cmd_recover,
+		"usage: clusterctl recover GUEST... --discard-disk\n"
+		"\n"
+		"For guests that wait for their host (persistent, or on_host_loss: wait or none).\n"
+		"They start from their image on another host. When the lost host comes back, what\n"
+		"it has of them is ended.\n"},
 	{"cordon", "place no new guests on hosts", cmd_cordon,
 		"usage: clusterctl cordon HOST...\n"
 		"\n"

@@ -16,6 +16,7 @@
 #include "node-agent/blobs.h"
 #include "node-agent/cluster.h"
 #include "node-agent/facts.h"
+#include "node-agent/fence.h"
 #include "node-agent/guests.h"
 #include "node-agent/hosts.h"
 #include "node-agent/inventory.h"
@@ -153,6 +154,8 @@ static int open_parts(struct agent *agent, struct err *err)
 	if (rc == 0)
 		rc = moves_load(agent->moves, err);
 	if (rc == 0)
+		rc = fence_open(agent, &agent->fence, err);
+	if (rc == 0)
 		rc = link_open(agent, &agent->link, err);
 	if (rc == 0)
 		log_info("agent started", LOG_U64("guests", found.guests),
@@ -200,6 +203,7 @@ void agent_stop(struct agent *agent)
 	moves_stop(agent->moves);
 	blobs_stop(agent->blobs);
 	link_stop(agent->link);
+	fence_stop(agent->fence);
 	peers_stop(agent->peers);
 	report_stop(agent->report);
 	guests_stop(agent->guests);
@@ -216,6 +220,7 @@ void agent_free(struct agent *agent)
 	blobs_free(agent->blobs);
 	relay_free(agent->relay);
 	link_free(agent->link);
+	fence_free(agent->fence);
 	peers_free(agent->peers);
 	report_free(agent->report);
 	nets_free(agent->nets);

@@ -6,6 +6,7 @@
  *   link      the scheduler's words: Desired to desired, streams to relay
  *   desired   what is wanted, checked, into guests and nets
  *   guests    the table of guests; life works on those that are marked
+ *   fence     ends guests when the lease does
  *   life      one guest's steps: blobs, disk, network, runner
  *   moves     guests that come from, or go to, other hosts
  *   report    tells the scheduler what changed
@@ -26,6 +27,7 @@
 #include "node-agent/driver.h"
 
 struct blobs;
+struct fence;
 struct guests;
 struct hosts;
 struct link;
@@ -52,6 +54,7 @@ struct agent {
 	struct hosts *hosts;
 	struct moves *moves;
 	struct report *report;
+	struct fence *fence;
 	struct link *link;
 	struct peers *peers;
 	struct relay *relay;

@@ -8,6 +8,7 @@
 #include "lib/log.h"
 #include "lib/str.h"
 #include "node-agent/blobs.h"
+#include "node-agent/fence.h"
 #include "node-agent/hosts.h"
 #include "node-agent/life.h"
 #include "node-agent/moves.h"
@@ -277,6 +278,7 @@ static void finish_full(struct agent *agent, struct desired_state *state)
 	state->complete = true;
 	guests_freeze(agent->guests, false);
 	guests_hold(agent->guests, false);
+	fence_lift(agent->fence);
 	log_info("the whole state has been heard",
 		LOG_U64("guests", (uint64_t)guests_count(agent->guests)));
 }

@@ -75,6 +75,12 @@ struct driver_ops {
 	int (*keep_only)(void *self, const uint32_t *vnis, size_t vni_count, const uint32_t *slots,
 		size_t slot_count, struct err *err);
 
+	/* The host's lease goes on for MS from now: unless this is called again by then,
+	 * runners of fenced guests end, whatever becomes of the agent (fencer.h).  What is
+	 * left of it, also of an earlier agent's. */
+	int (*lease)(void *self, struct loop *loop, uint64_t ms, struct err *err);
+	uint64_t (*lease_left)(void *self);
+
 	/* Of all guests together. */
 	int (*usage)(void *self, struct driver_usage *out, struct err *err);
 };
@@ -86,6 +92,7 @@ struct driver {
 
 /* The real one. */
 struct driver_real_config {
+	const char *state;	/* the agent's folder */
 	const char *runner;	/* path of umlaut-guest */
 	const char *netns_path; /* of the overlay's namespace */
 	const char *cgroup;	/* name of the agent's group, below umlaut's */

@@ -13,8 +13,10 @@
 #include "guest/cow.h"
 #include "guest/runnerdir.h"
 #include "lib/str.h"
+#include "node-agent/fencer.h"
 
 struct real {
+	struct fencer *fencer;
 	struct overlay *overlay;
 	struct cgroup_host *cgroups;
 	char runner[PATH_MAX], netns[PATH_MAX], cgroup[128];
@@ -318,6 +320,20 @@ static int real_usage(void *self, struct driver_usage *out, struct err *err)
 	return 0;
 }
 
+static int real_lease(void *self, struct loop *loop, uint64_t ms, struct err *err)
+{
+	struct real *real = self;
+
+	return fencer_renew(real->fencer, loop, ms, err);
+}
+
+static uint64_t real_lease_left(void *self)
+{
+	struct real *real = self;
+
+	return fencer_left(real->fencer);
+}
+
 static const struct driver_ops ops = {
 	.look = real_look,
 	.start = real_start,
@@ -340,6 +356,8 @@ static const struct driver_ops ops = {
 	.port = real_port,
 	.port_remove = real_port_remove,
 	.keep_only = real_keep_only,
+	.lease = real_lease,
+	.lease_left = real_lease_left,
 	.usage = real_usage,
 };
 
@@ -361,6 +379,8 @@ int driver_real_open(const struct driver_real_config *config, struct driver *out
 	else
 		rc = cgroup_probe(NULL, 0, &real->cgroups, err);
 	if (rc == 0)
+		rc = fencer_open(config->state, &real->fencer, err);
+	if (rc == 0)
 		rc = overlay_open(&overlay, &real->overlay, err);
 	if (rc < 0) {
 		driver_real_close(&driver);
@@ -376,6 +396,7 @@ void driver_real_close(struct driver *driver)
 
 	if (!real)
 		return;
+	fencer_close(real->fencer);
 	if (real->overlay)
 		overlay_close(real->overlay);
 	cgroup_host_free(real->cgroups);

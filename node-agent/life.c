@@ -12,6 +12,7 @@
 #include "lib/units.h"
 #include "node-agent/agent.h"
 #include "node-agent/blobs.h"
+#include "node-agent/fence.h"
 #include "node-agent/hosts.h"
 #include "node-agent/moves.h"
 #include "node-agent/report.h"
@@ -48,7 +49,7 @@ static struct reconcile_want want_of(const struct guest *g)
 
 	if (!g->assign)
 		return want;
-	want.run = g->assign->run && !guest_frozen(g);
+	want.run = g->assign->run && !guest_frozen(g) && !fence_cuts(g);
 	want.epoch = g->assign->epoch;
 	want.generation = g->assign->generation;
 	want.disk_generation = g->assign->disk_generation;
@@ -123,7 +124,8 @@ static bool known_end(const struct guest *g, const struct guest_status *status)
 void life_note_end(struct guest *g, const struct guest_status *status)
 {
 	bool sound = g->run_since && loop_now(g->agent->loop) - g->run_since >= RECONCILE_SOUND_MS;
-	bool wanted = g->assign && !g->gone && g->assign->run && g->assign->epoch == g->run_epoch &&
+	bool wanted = g->assign && !g->gone && !fence_cuts(g) && g->assign->run &&
+		      g->assign->epoch == g->run_epoch &&
 		      g->assign->generation == g->run_generation;
 
 	if (known_end(g, status))
@@ -250,7 +252,7 @@ static void ask_stop(struct guest *g)
 {
 	const struct driver_ops *ops = g->agent->driver.ops;
 	/* What is removed with its disk need not write it cleanly. */
-	bool force = g->gone && !g->keep_disk;
+	bool force = (g->gone && !g->keep_disk) || fence_cuts(g);
 	uint32_t timeout = g->assign && g->assign->spec->stop_timeout_ms
 				   ? g->assign->spec->stop_timeout_ms
 				   : LIFE_STOP_MS;
@@ -466,6 +468,10 @@ static Um__Phase starting_phase(struct guest *g, char *reason)
 
 	if (g->trouble[0]) {
 		(void)snprintf(reason, GUESTS_REASON, "%.170s; tried again", g->trouble);
+		return UM__PHASE__STARTING;
+	}
+	if (fence_cuts(g)) {
+		cut(reason, "ended with the lease; starts again when the scheduler is heard");
 		return UM__PHASE__STARTING;
 	}
 	if (have.hold) {

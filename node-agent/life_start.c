@@ -216,6 +216,7 @@ static int fill(struct guest *g, struct parts *p, struct err *err)
 	s->memory_bytes = a->spec->memory_bytes;
 	s->cpu_milli = a->spec->cpu_milli;
 	s->jail_uid = life_uid(g);
+	s->fenced = a->fenced;
 	s->pids_max = pids_max(g);
 	s->kernel_args = a->spec->kernel_args;
 	s->console_max_bytes = CONSOLE_MAX;

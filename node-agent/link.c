@@ -11,6 +11,7 @@
 #include "node-agent/cluster.h"
 #include "node-agent/desired.h"
 #include "node-agent/facts.h"
+#include "node-agent/fence.h"
 #include "node-agent/guests.h"
 #include "node-agent/link_int.h"
 #include "node-agent/moves.h"
@@ -164,6 +165,10 @@ static void heartbeat_reply(struct link *link, const Um__HeartbeatReply *reply)
 	sent = link->sent_at[reply->seq % LINK_BEATS];
 	if (sent + (reply->lease_ms ? reply->lease_ms : link->lease_ms) > link->lease_until)
 		link->lease_until = sent + (reply->lease_ms ? reply->lease_ms : link->lease_ms);
+	fence_renew(link->agent->fence, link_lease(link), link->lease_ms);
+	/* Answered in this session: we were not given up meanwhile. */
+	if (link->desired.complete)
+		fence_lift(link->agent->fence);
 }
 
 static void tick(void *arg)
@@ -233,6 +238,7 @@ static void welcome(struct link *link, const Um__AgentWelcome *w)
 	link->state = LINK_UP;
 	link->heard_at = link->full_asked_at = now;
 	link->lease_until = link->hello_at + link->lease_ms;
+	fence_renew(agent->fence, link_lease(link), link->lease_ms);
 	desired_reset(agent, &link->desired);
 	log_info("in the cluster", LOG_STR("cluster", w->cluster_id),
 		LOG_U64("session", w->session));

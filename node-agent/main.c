@@ -16,6 +16,7 @@
 #include "lib/str.h"
 #include "lib/usage.h"
 #include "node-agent/agent.h"
+#include "node-agent/fencer.h"
 #include "node-agent/check.h"
 #include "node-agent/notify.h"
 #include "node-agent/programs.h"
@@ -62,6 +63,7 @@ static int open_driver(struct program *p, struct agentconf *config, struct err *
 	if (rc < 0)
 		return rc;
 	agent_cgroup(config, cgroup);
+	real.state = config->state;
 	real.netns_path = netns;
 	real.cgroup = cgroup;
 	real.vtep = config->vtep;
@@ -145,7 +147,14 @@ int main(int argc, char **argv)
 	struct log_config log = {.program = "agent", .level = LOG_INFO, .fd = STDERR_FILENO};
 	static struct agentconf config;
 	struct err err = ERR_INIT;
-	int rc = agentconf_load(&config, argc, argv, environ, stdout, &err);
+	int rc;
+
+	/* Started by the agent itself (fencer.h). */
+	if (argc == 3 && strcmp(argv[1], "--fence-for") == 0) {
+		log_init(&log);
+		return fencer_main(argv[2]);
+	}
+	rc = agentconf_load(&config, argc, argv, environ, stdout, &err);
 
 	if (rc > 0)
 		return 0;

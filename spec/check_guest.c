@@ -317,6 +317,27 @@ static void check_texts(struct check *c, const Um__GuestSpec *g, const char *whe
 		spec_errors_add(c->out, check_at(at, where, "stop_timeout"), "longer than 1h");
 }
 
+Um__OnHostLoss spec_on_loss(const Um__GuestSpec *g)
+{
+	if (g->on_host_loss != UM__ON_HOST_LOSS__LOSS_DEFAULT)
+		return g->on_host_loss;
+	return g->persistent ? UM__ON_HOST_LOSS__LOSS_WAIT : UM__ON_HOST_LOSS__LOSS_RESTART;
+}
+
+static void check_loss(struct check *c, const Um__GuestSpec *g, const char *where)
+{
+	char at[SPEC_WHERE];
+
+	check_at(at, where, "on_host_loss");
+	if ((unsigned)g->on_host_loss > UM__ON_HOST_LOSS__LOSS_NONE)
+		spec_errors_add(c->out, at, "policy %d is unknown (restart, wait, none)",
+			(int)g->on_host_loss);
+	else if (g->persistent && g->on_host_loss == UM__ON_HOST_LOSS__LOSS_RESTART)
+		spec_errors_add(c->out, at,
+			"a guest whose disk is persistent is not started elsewhere without it: "
+			"say wait or none, or leave out 'persistent'");
+}
+
 void check_guest(struct check *c, size_t group, const char *where)
 {
 	const Um__GuestSpec *g = c->spec->groups[group]->guest;
@@ -325,6 +346,7 @@ void check_guest(struct check *c, size_t group, const char *where)
 
 	check_texts(c, g, where);
 	check_features(c, g, where);
+	check_loss(c, g, where);
 	check_size(c, g, where);
 	check_hostname(c, c->spec->groups[group], g->hostname, where);
 	check_nics(c, group, where);

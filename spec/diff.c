@@ -315,6 +315,8 @@ enum spec_effect spec_guest_diff(
 	diff_text(&d, SPEC_RESTART, "hostname", old->hostname, new->hostname);
 	diff_text(&d, SPEC_RESTART, "init", given(old->init) ? old->init : "auto",
 		given(new->init) ? new->init : "auto");
+	if (spec_on_loss(old) != spec_on_loss(new))
+		note(&d, SPEC_RESTART, "on_host_loss changed");
 	if (PART_DIFFERS(&d, spec_boot_hash,
 		    (to->n_kernel_features = from->n_kernel_features,
 			    to->kernel_features = from->kernel_features)))

@@ -138,6 +138,8 @@ static void add_boot(struct form *f, const Um__GuestSpec *g)
 	add_ready(f, 15, g->ready);
 	add_str(f, 16, g->kernel_args);
 	/* Only when there are some: a guest without is what it was before they existed. */
+	if (spec_on_loss(g) != UM__ON_HOST_LOSS__LOSS_RESTART)
+		add_u64(f, 19, (uint64_t)spec_on_loss(g));
 	for (size_t i = 0; i < g->n_kernel_features; i++)
 		add_str(f, 21, g->kernel_features[i]);
 }

@@ -98,6 +98,8 @@ void spec_errors_add(struct spec_errors *errors, const char *path, const char *f
  * are: 0 is a valid spec.  -ENOMEM when memory was short.  To be called after
  * spec_defaults(): zero memory or CPU is an error here. */
 int spec_check(const Um__DeploymentSpec *spec, struct spec_errors *out);
+/* What becomes of it when its host is lost; never LOSS_DEFAULT. */
+Um__OnHostLoss spec_on_loss(const Um__GuestSpec *guest);
 
 /* A name of an image or kernel: 1..127 of [a-z0-9._:-], starting with a letter
  * or digit; or an id, "sha256:" and 64 hex digits. */

@@ -253,6 +253,9 @@ static int change_group(
 	DL_FOREACH2(group->guests, guest, group_next)
 	{
 		guest_reserve(c->core, guest, &group->spec);
+		if (old->on_loss != CORE_LOSS_RESTART && spec->on_loss == CORE_LOSS_RESTART &&
+			guest->host)
+			guest->unfenced = true;
 		if (op == CORE_UNCHANGED)
 			continue;
 		if (!same_nics)

@@ -17,6 +17,8 @@ int core_new(const struct core_config *config, struct core **out, struct err *er
 	core->config = *config;
 	if (!core->config.lease_ms)
 		core->config.lease_ms = LEASE_DEFAULT_MS;
+	if (!core->config.margin_ms)
+		core->config.margin_ms = core->config.lease_ms / 10;
 	if (!core->config.overcommit.memory)
 		core->config.overcommit.memory = 1000;
 	if (!core->config.overcommit.disk)

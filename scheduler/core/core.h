@@ -17,7 +17,8 @@
  *   JOINING  known from the store, not heard of since we started
  *   UP       its lease is good: may be given guests
  *   SUSPECT  no heartbeat for half a lease: nothing new is placed there
- *   LOST     no heartbeat for a lease: its guests are shown as lost
+ *   LOST     no heartbeat for a lease: its guests are shown as lost; after the margin
+ *            those whose policy says so are placed again (loss.c)
  * and the events: hello, heartbeat -> UP; tick -> SUSPECT, LOST.
  * Cordoned is a mark beside the state: nothing new is placed there.
  *
@@ -133,6 +134,8 @@ struct core_host {
 	char name[CORE_NAME];
 	enum core_host_state state;
 	bool cordoned;
+	bool released;		  /* lost, and what may be started elsewhere has left it */
+	uint64_t lost_at;	  /* wall clock */
 	uint32_t order;		  /* of joining, from 1: ties are broken by it */
 	uint32_t exclusive_count; /* guests here that want no others */
 	struct core_taints taints;
@@ -206,6 +209,9 @@ struct core_nicspec {
 };
 
 enum core_strategy { CORE_SPREAD, CORE_PACK };
+/* When its host is lost: started elsewhere from its image; comes back with its host;
+ * stays as it is until a user acts. */
+enum core_on_loss { CORE_LOSS_RESTART, CORE_LOSS_WAIT, CORE_LOSS_NONE };
 
 /* What a guest asks of its host beyond room.  Preferred ones are broken where
  * nothing else is left.  The label "host" is the host's name. */
@@ -268,6 +274,7 @@ struct core_groupspec {
 	char host[CORE_NAME];  /* fixed host, or "" */
 	uint32_t max_per_host; /* 0: no limit */
 	int32_t priority;
+	enum core_on_loss on_loss;
 	/* NULL: none.  In a core_apply it is the caller's; a group has its own copy. */
 	struct core_rules *rules;
 };
@@ -314,6 +321,9 @@ struct core_guest {
 	const char *name;	  /* deployment/guest */
 	bool want_run, deleting;
 	bool evicted; /* leaves its host for one of higher priority, then waits again */
+	/* What runs was started under a policy by which its agent does not end it when the
+	 * lease does: it must not be started elsewhere. */
+	bool unfenced;
 	enum core_phase phase;
 	bool ready;
 	bool final;		/* as its host says: it will not become ready by itself */
@@ -390,7 +400,8 @@ void core_out_free(struct core_out *out);
 /* ---------------------------------------------------------------- events */
 
 struct core_config {
-	uint32_t lease_ms; /* 0: 5000 */
+	uint32_t lease_ms;  /* 0: 5000 */
+	uint32_t margin_ms; /* after the lease; 0: a tenth of it (docs/availability.md) */
 	/* 0: memory and disk 1000, CPU 8000 */
 	struct core_overcommit overcommit;
 };
@@ -474,7 +485,8 @@ int core_apply(struct core *core, const struct core_apply *apply, bool dry_run, 
 int core_delete(struct core *core, const char *deployment, bool dry_run, uint64_t now,
 	struct core_plan *plan, struct core_out *out, struct err *err);
 
-enum core_verb { CORE_START, CORE_STOP, CORE_RESTART };
+/* RECOVER: one whose host is lost is started elsewhere, with a new disk. */
+enum core_verb { CORE_START, CORE_STOP, CORE_RESTART, CORE_RECOVER };
 int core_guest_verb(struct core *core, uint64_t uid, enum core_verb verb, uint64_t now,
 	struct core_out *out, struct err *err);
 
@@ -509,7 +521,7 @@ struct core_load_guest {
 	char name[CORE_FULLNAME];
 	bool want_run, deleting;
 	enum core_phase phase;
-	bool evicted;
+	bool evicted, unfenced;
 	char host[CORE_NAME];
 	uint64_t epoch, generation, disk_generation, started_at, created_at, memory, disk;
 	uint32_t restarts, cpu;

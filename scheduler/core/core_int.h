@@ -48,6 +48,16 @@ void out_tell_remove(struct core_out *out, const char *host, uint64_t uid, uint6
 void out_log(struct core_out *out, const char *kind, const char *name, const char *reason,
 	bool warning, const char *host, const char *fmt, ...) __attribute__((format(printf, 7, 8)));
 
+/* loss.c: a host that was not heard of.  Returns the milliseconds until it should be
+ * looked at again. */
+uint64_t loss_tick(struct core *core, struct core_host *host, uint64_t silent, uint64_t now,
+	struct core_out *out);
+void loss_back(struct core_guest *guest, enum core_phase before, struct core_out *out);
+int loss_recover(
+	struct core *core, struct core_guest *guest, struct core_out *out, struct err *err);
+/* Stopped on a host that is lost since, and now to run. */
+void loss_started(struct core *core, struct core_guest *guest, struct core_out *out);
+
 /* avoid.c: back-off of hosts.  A guest could not be started there; one came up; the host
  * goes.  The tick returns the milliseconds until the next. */
 void avoid_failed(struct core *core, struct core_host *host, const struct core_guest *guest,

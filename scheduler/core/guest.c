@@ -358,7 +358,12 @@ int core_guest_verb(struct core *core, uint64_t uid, enum core_verb verb, uint64
 		guest->want_run = true;
 		guest->generation++;
 		break;
+	case CORE_RECOVER:
+		if (loss_recover(core, guest, out, err) < 0)
+			return err->code;
+		break;
 	}
+	loss_started(core, guest, out);
 	guest->final = false;
 	out_dirty_guest(out, guest);
 	if (guest->host) {
@@ -371,9 +376,10 @@ int core_guest_verb(struct core *core, uint64_t uid, enum core_verb verb, uint64
 		guest_set_phase(guest, CORE_STOPPED, "stopped before it had a host");
 	}
 	out_log(out, "guest", guest->name,
-		verb == CORE_START  ? "Start"
-		: verb == CORE_STOP ? "Stop"
-				    : "Restart",
+		verb == CORE_START     ? "Start"
+		: verb == CORE_STOP    ? "Stop"
+		: verb == CORE_RECOVER ? "Recover"
+				       : "Restart",
 		false, guest->host ? guest->host->name : "", "asked for by a user");
 	place_pending(core, now, out);
 	return 0;

@@ -169,6 +169,9 @@ static void note(struct core *core, struct core_guest *guest, const struct core_
 	else if (seen->phase == CORE_RUNNING && before != CORE_RUNNING)
 		avoid_fine(core, guest->host, out);
 	guest->troubles = (uint8_t)(seen->troubles < UINT8_MAX ? seen->troubles : UINT8_MAX);
+	if (seen->generation == guest->generation)
+		guest->unfenced = false;
+	loss_back(guest, before, out);
 	/* Ready under an older spec is not ready. */
 	guest_set_ready(guest, seen->phase == CORE_RUNNING && seen->ready && !guest->deleting &&
 				       seen->generation == guest->generation);
@@ -230,6 +233,7 @@ int core_host_hello(struct core *core, const struct core_hostfacts *facts,
 	if (!host->joined_at)
 		host->joined_at = now;
 	host->state = CORE_HOST_UP;
+	host->released = false;
 	core->auto_mtu = 0;
 	heard(core, host, now, mono);
 	rc = index_put(core, host, err);
@@ -260,6 +264,7 @@ int core_host_hello(struct core *core, const struct core_hostfacts *facts,
 			guest_unplace(core, guest, "gave way to guests of higher priority", out);
 		} else {
 			guest_set_phase(guest, CORE_PLACED, "its host is back without it");
+			loss_back(guest, CORE_LOST, out);
 			out_dirty_guest(out, guest);
 		}
 	}
@@ -304,24 +309,6 @@ int core_observe(struct core *core, const char *name, const struct core_observed
 	return 0;
 }
 
-static void lose(struct core *core, struct core_host *host, struct core_out *out)
-{
-	struct core_guest *guest;
-
-	host->state = CORE_HOST_LOST;
-	index_take(core, host);
-	out_dirty(out, CORE_KIND_HOST, host->name);
-	out_log(out, "host", host->name, "Lost", true, host->name,
-		"no heartbeat for a whole lease; %u guests are there", host->guest_count);
-	DL_FOREACH2(host->guests, guest, host_next)
-	{
-		guest_set_phase(guest, CORE_LOST, "its host is lost; it comes back with it");
-		out_dirty_guest(out, guest);
-		out_log(out, "guest", guest->name, "Lost", true, host->name, "host %s is lost",
-			host->name);
-	}
-}
-
 uint64_t core_tick(struct core *core, uint64_t now, uint64_t mono, struct core_out *out)
 {
 	uint64_t lease = core->config.lease_ms, next = FAR_AWAY, avoided;
@@ -330,10 +317,11 @@ uint64_t core_tick(struct core *core, uint64_t now, uint64_t mono, struct core_o
 	DL_FOREACH (core->host_list, host) {
 		uint64_t silent = mono > host->seen_mono ? mono - host->seen_mono : 0;
 
-		if (host->state == CORE_HOST_LOST)
-			continue;
-		if (silent >= lease) {
-			lose(core, host, out);
+		if (host->state == CORE_HOST_LOST || silent >= lease) {
+			uint64_t wait = loss_tick(core, host, silent, now, out);
+
+			if (wait < next)
+				next = wait;
 		} else if (silent >= lease / 2) {
 			if (host->state == CORE_HOST_UP) {
 				host->state = CORE_HOST_SUSPECT;

@@ -184,6 +184,7 @@ int core_load_guest(struct core *core, const struct core_load_guest *load, struc
 	guest->restarts = load->restarts;
 	guest->exit_status = load->exit_status;
 	guest->evicted = load->evicted;
+	guest->unfenced = load->unfenced;
 	guest_set_reason(guest, load->reason);
 	text_set(core, &guest->placed_because, load->placed_because);
 	rc = load_nics(guest, load, err);

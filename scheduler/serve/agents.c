@@ -229,6 +229,7 @@ static void add_guest(struct part *p, const struct core_guest *g)
 	a->generation = g->generation;
 	a->disk_generation = g->disk_generation;
 	a->spec = group->guest;
+	a->fenced = g->group->spec.on_loss == CORE_LOSS_RESTART;
 	a->boot = boots_asked(p->s, g, &p->a);
 	a->n_nics = g->nic_count;
 	a->nics = (Um__Nic **)arena_list(&p->a, g->nic_count);

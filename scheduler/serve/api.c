@@ -234,7 +234,7 @@ static void send_spec_errors(
 	}
 	reply.body_case = UM__ENVELOPE__BODY_ERROR;
 	reply.error = &error;
-	serve_send(s, to, &reply);
+	commit_reply(s, to, &reply);
 	arena_free(&a);
 }
 
@@ -312,6 +312,7 @@ static int act(
 {
 	enum core_verb verb = r->verb == UM__GUEST_VERB__GUEST_STOP	 ? CORE_STOP
 			      : r->verb == UM__GUEST_VERB__GUEST_RESTART ? CORE_RESTART
+			      : r->verb == UM__GUEST_VERB__GUEST_RECOVER ? CORE_RECOVER
 									 : CORE_START;
 
 	return core_guest_verb(s->core, g->uid, verb, proc_wall_ms(), &s->out, err);

@@ -223,7 +223,8 @@ void serve_refuse(struct serve *s, const struct peer *to, uint64_t id, Um__Error
 	error.message = text;
 	env.body_case = UM__ENVELOPE__BODY_ERROR;
 	env.error = &error;
-	serve_send(s, to, &env);
+	/* A refusal may tell of what was decided just now: not before that is durable. */
+	commit_reply(s, to, &env);
 }
 
 void serve_error(struct serve *s, const struct peer *to, uint64_t id, const struct err *err)
@@ -238,5 +239,5 @@ void serve_ok(struct serve *s, const struct peer *to, uint64_t id)
 
 	env.body_case = UM__ENVELOPE__BODY_OK;
 	env.ok = &ok;
-	serve_send(s, to, &env);
+	commit_reply(s, to, &env);
 }

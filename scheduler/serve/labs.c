@@ -239,6 +239,9 @@ static int convert_group(const struct serve *s, const Um__GroupSpec *from,
 		str_copy(to->kernel, sizeof(to->kernel), g->kernel) < 0)
 		return err_set(
 			err, -EINVAL, "guest %s: image or kernel name is too long", to->name);
+	to->on_loss = spec_on_loss(g) == UM__ON_HOST_LOSS__LOSS_WAIT   ? CORE_LOSS_WAIT
+		      : spec_on_loss(g) == UM__ON_HOST_LOSS__LOSS_NONE ? CORE_LOSS_NONE
+								       : CORE_LOSS_RESTART;
 	to->boot_hash = spec_boot_hash(g);
 	to->disk_hash = spec_disk_hash(g);
 	for (size_t i = 0; i < g->n_nics; i++) {

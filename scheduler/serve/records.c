@@ -135,6 +135,7 @@ static void guest_op(struct serve *s, const char *hex, struct arena *a, struct s
 	record.want_run = g->want_run;
 	record.deleting = g->deleting;
 	record.evicted = g->evicted;
+	record.unfenced = g->unfenced;
 	record.phase = (Um__Phase)g->phase;
 	record.ready = g->ready;
 	record.host = arena_str(a, g->host ? g->host->name : "");
@@ -370,6 +371,7 @@ static int load_guest(void *arg, const char *key, const void *value, size_t size
 	g.number = r->number;
 	g.want_run = r->want_run;
 	g.deleting = r->deleting;
+	g.unfenced = r->unfenced;
 	g.evicted = r->evicted;
 	g.phase = (enum core_phase)r->phase;
 	g.ready = r->ready;

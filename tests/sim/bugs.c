@@ -28,6 +28,7 @@ static const struct bug_text bugs[] = {
 	{"reports-lost", "agent: one report in twenty is not sent"},
 	{"reports-unnumbered", "agent: reports have no numbers: loss and order go unseen"},
 	{"gaps-unseen", "agent: a gap in what it is told goes unseen"},
+	{"lease-unkept", "agent: the end of the lease goes unseen, and there is no fencer"},
 	{"not-adopted", "agent: after a restart it does not take over runners that live"},
 	{"start-unsaved", "agent: a guest is started before its record is on the disk"},
 	{"files-unsynced", "agent: records are written, and not synced"},

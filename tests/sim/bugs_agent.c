@@ -4,11 +4,13 @@
  * WRAP: desired_apply
  * WRAP: life_adopt
  * WRAP: reconcile_next
+ * WRAP: fence_cuts
  */
 #include <errno.h>
 #include <string.h>
 
 #include "node-agent/desired.h"
+#include "node-agent/fence.h"
 #include "node-agent/life.h"
 #include "node-agent/link.h"
 #include "node-agent/reconcile.h"
@@ -21,9 +23,15 @@
 WRAP(int, link_observed, struct link *link, Um__Observed *observed, struct err *err);
 WRAP(int, desired_apply, struct agent *agent, struct desired_state *state,
 	const Um__Desired *desired, struct err *err);
+WRAP(bool, fence_cuts, const struct guest *g);
 WRAP(int, life_adopt, struct guest *g, struct err *err);
 WRAP(enum reconcile_step, reconcile_next, const struct reconcile_want *want,
 	const struct reconcile_have *have, uint64_t now);
+
+bool __wrap_fence_cuts(const struct guest *g)
+{
+	return bug("lease-unkept") ? false : __real_fence_cuts(g);
+}
 
 int __wrap_link_observed(struct link *link, Um__Observed *observed, struct err *err)
 {

@@ -255,6 +255,27 @@ static bool guest_settled(const struct serve *s, const struct core_guest *g, str
 	return true;
 }
 
+static bool files_settled(const struct serve *s, const struct sim_machine *m, struct missing *miss_)
+{
+	char path[64];
+	size_t there = 0;
+	const struct core_host *h = core_host(s->core, m->name);
+
+	for (const struct core_guest *g = core_guests(s->core); g; g = g->hh.next) {
+		(void)str_format(
+			path, sizeof(path), "/sim/%s/state/guests/%016" PRIx64, m->name, g->uid);
+		if (g->host != h && fs_exists(m, path))
+			return miss(miss_, "%s has a folder of %s, which is elsewhere", m->name,
+				g->name);
+		there += g->host == h;
+	}
+	(void)str_format(path, sizeof(path), "/sim/%s/state/guests", m->name);
+	if (fs_folders(m, path) > there)
+		return miss(miss_, "%s has %zu guest folders for %zu guests", m->name,
+			fs_folders(m, path), there);
+	return true;
+}
+
 bool check_settled(char *why, size_t size)
 {
 	struct missing m = {.why = why, .size = size};
@@ -271,6 +292,9 @@ bool check_settled(char *why, size_t size)
 	}
 	for (const struct core_guest *g = core_guests(s->core); g; g = g->hh.next)
 		if (!guest_settled(s, g, &m))
+			return false;
+	for (size_t i = 1; i < sim->machine_count; i++)
+		if (!files_settled(s, &sim->machines[i], &m))
 			return false;
 	return true;
 }
@@ -319,26 +343,6 @@ static void check_nets(const struct serve *s, const struct sim_machine *m)
 	}
 }
 
-static void check_files(const struct serve *s, const struct sim_machine *m)
-{
-	char path[64];
-	size_t there = 0;
-	const struct core_host *h = core_host(s->core, m->name);
-
-	for (const struct core_guest *g = core_guests(s->core); g; g = g->hh.next) {
-		(void)str_format(
-			path, sizeof(path), "/sim/%s/state/guests/%016" PRIx64, m->name, g->uid);
-		if (g->host != h && fs_exists(m, path))
-			sim_fail("in the end %s has a folder of %s, which is elsewhere", m->name,
-				g->name);
-		there += g->host == h;
-	}
-	(void)str_format(path, sizeof(path), "/sim/%s/state/guests", m->name);
-	if (fs_folders(m, path) > there)
-		sim_fail("in the end %s has %zu guest folders for %zu guests", m->name,
-			fs_folders(m, path), there);
-}
-
 void check_end(void)
 {
 	char why[400];
@@ -355,10 +359,8 @@ void check_end(void)
 	s = sim->machines[SIM_SCHEDULER].proc->serve;
 	check_loaded(s);
 	each_runner(no_stranger, s);
-	for (size_t i = 1; i < sim->machine_count && !sim->failed; i++) {
+	for (size_t i = 1; i < sim->machine_count && !sim->failed; i++)
 		check_nets(s, &sim->machines[i]);
-		check_files(s, &sim->machines[i]);
-	}
 }
 
 static void free_given(struct sim_given **table)

@@ -134,6 +134,13 @@ static void fill_spec(struct request *r, uint32_t lab, uint32_t variant)
 		r->nics[n][0].address = r->address;
 		r->placements[n].priority = (int32_t)lab;
 	}
+	/* Some wait for their host, some for their user. */
+	if (variant == 5)
+		r->guests[0].persistent = true;
+	if (variant == 8)
+		r->guests[0].on_host_loss = UM__ON_HOST_LOSS__LOSS_WAIT;
+	if (variant == 11)
+		r->guests[0].on_host_loss = UM__ON_HOST_LOSS__LOSS_NONE;
 	if (variant == 10) {
 		um__label_expr__init(&r->expr);
 		r->expr.key = T("zone");

@@ -13,7 +13,8 @@ struct sim_runner {
 	struct sim_machine *machine;
 	char dir[256], name[STR_FULLNAME_MAX + 1];
 	uint64_t uid, epoch, generation, memory;
-	bool alive;	      /* the runner */
+	bool alive; /* the runner */
+	bool fenced;
 	bool ended, stopping; /* the guest */
 	bool ready, by_request, told;
 	Um__Phase phase;

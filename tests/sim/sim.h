@@ -80,7 +80,8 @@ struct sim_machine {
 	struct sim_node *files;
 	struct sim_undo *undo; /* what a power loss would take back */
 	struct sim_runner *runners;
-	struct sim_net *nets; /* what the driver was told of networks */
+	struct sim_net *nets;	 /* what the driver was told of networks */
+	struct sim_event *lease; /* the fencer's; NULL: never renewed */
 	uint64_t draws[24];
 };
 

@@ -241,6 +241,7 @@ static int start(void *self, struct loop *loop, const char *dir, const Um__Runne
 	r->epoch = spec->epoch;
 	r->generation = spec->generation;
 	r->memory = spec->memory_bytes;
+	r->fenced = spec->fenced;
 	r->alive = true;
 	r->ended = r->ready = r->stopping = r->by_request = r->told = false;
 	r->exit_status = 0;
@@ -436,6 +437,12 @@ static void drop_net(struct sim_machine *m, struct sim_net *n)
 	free(n);
 }
 
+static int guard(void *self, uint32_t vni, const struct overlay_guard *how, struct err *err)
+{
+	(void)how;
+	return find_net(self, vni) ? 0 : err_set(err, -ENOENT, "no such network");
+}
+
 static int net_remove(void *self, uint32_t vni, struct err *err)
 {
 	struct sim_net *n = find_net(self, vni);
@@ -518,6 +525,45 @@ static int keep_only(void *self, const uint32_t *vnis, size_t vni_count, const u
 	return 0;
 }
 
+/* The fencer: of the machine, not of the agent. */
+static void lease_ends(void *arg)
+{
+	struct sim_machine *m = arg;
+	struct sim_runner *r;
+
+	DL_FOREACH (m->runners, r)
+		if (r->alive && r->fenced && !bug("lease-unkept")) {
+			sim_note("%s: the lease ends, %s is killed", m->name, r->name);
+			runner_dies(r);
+		}
+}
+
+static int lease(void *self, struct loop *loop, uint64_t ms, struct err *err)
+{
+	struct sim_machine *m = self;
+
+	(void)loop;
+	if (!sim_step("renew lease"))
+		return err_set(err, -EIO, "dead");
+	if (!m->lease) {
+		m->lease = calloc(1, sizeof(*m->lease));
+		if (!m->lease)
+			abort();
+		m->lease->fn = lease_ends;
+		m->lease->arg = m;
+	}
+	sim_event_remove(m->lease);
+	sim_event_add(m->lease, sim->now + sim_stretch(m, ms * SIM_MS));
+	return 0;
+}
+
+static uint64_t lease_left(void *self)
+{
+	struct sim_machine *m = self;
+
+	return m->lease && m->lease->queued ? (m->lease->at - sim->now) / SIM_MS : 0;
+}
+
 static int usage(void *self, struct driver_usage *out, struct err *err)
 {
 	(void)self;
@@ -542,11 +588,14 @@ static const struct driver_ops ops = {
 	.disk = disk,
 	.netns = netns,
 	.net = net,
+	.guard = guard,
 	.net_remove = net_remove,
 	.members = members,
 	.port = port,
 	.port_remove = port_remove,
 	.keep_only = keep_only,
+	.lease = lease,
+	.lease_left = lease_left,
 	.usage = usage,
 };
 
@@ -560,6 +609,10 @@ void driver_sim(struct sim_machine *m, struct driver *out)
 
 void driver_free(struct sim_machine *m)
 {
+	if (m->lease)
+		sim_event_remove(m->lease);
+	free(m->lease);
+	m->lease = NULL;
 	while (m->nets)
 		drop_net(m, m->nets);
 	while (m->runners) {

@@ -331,13 +331,14 @@ static void free_world(void)
 		}
 	}
 	net_free();
+	/* Those that are part of something else go with it. */
+	for (size_t i = 0; i < sim->heap_count; i++)
+		if (sim->heap[i] && sim->heap[i]->own)
+			free(sim->heap[i]);
 	for (size_t i = 0; i < sim->machine_count; i++) {
 		driver_free(&sim->machines[i]);
 		fs_machine_free(&sim->machines[i]);
 	}
-	for (size_t i = 0; i < sim->heap_count; i++)
-		if (sim->heap[i] && sim->heap[i]->own)
-			free(sim->heap[i]);
 	store_sim_free(sim->store);
 	check_free();
 	hosts_bury();

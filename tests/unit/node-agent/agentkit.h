@@ -71,6 +71,7 @@ struct fake {
 	unsigned crash_at;     /* the loop stops at that event; 0: never */
 	bool crashed;
 	struct loop *loop;
+	uint64_t lease_until; /* 0: none yet */
 	char opened[16];
 	unsigned data_bytes;
 };
@@ -522,6 +523,24 @@ static inline int fake_keep_only(void *self, const uint32_t *vnis, size_t vni_co
 	return 0;
 }
 
+static inline int fake_lease(void *self, struct loop *loop, uint64_t ms, struct err *err)
+{
+	struct fake *f = self;
+
+	(void)loop;
+	(void)err;
+	f->lease_until = proc_mono_ms() + ms;
+	return 0;
+}
+
+static inline uint64_t fake_lease_left(void *self)
+{
+	struct fake *f = self;
+	uint64_t now = proc_mono_ms();
+
+	return f->lease_until > now ? f->lease_until - now : 0;
+}
+
 static inline int fake_usage(void *self, struct driver_usage *out, struct err *err)
 {
 	(void)self;
@@ -552,6 +571,8 @@ static const struct driver_ops fake_ops = {
 	.port = fake_port,
 	.port_remove = fake_port_remove,
 	.keep_only = fake_keep_only,
+	.lease = fake_lease,
+	.lease_left = fake_lease_left,
 	.usage = fake_usage,
 };
 

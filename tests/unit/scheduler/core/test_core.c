@@ -222,6 +222,7 @@ static void test_loss_and_return(void **state)
 	world_open(&w);
 	host_up(&w, "h1", 1ull << 30);
 	lab_init(&lab, "lab", 1);
+	lab.groups[0].on_loss = CORE_LOSS_WAIT;
 	assert_int_equal(apply(&w, &lab, false, NULL), 0);
 	g = core_guest_named(w.core, "lab/web-1");
 	observe(&w, g, CORE_RUNNING, true);

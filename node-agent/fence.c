@@ -1,0 +1,122 @@
+#include "node-agent/fence.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "lib/log.h"
+#include "node-agent/agent.h"
+#include "node-agent/life.h"
+#include "node-agent/report.h"
+
+struct fence {
+	struct agent *agent;
+	struct loop_timer *timer;
+	bool cut;   /* the lease has ended */
+	bool fresh; /* this agent has not heard the whole state yet */
+	struct log_rate rate;
+};
+
+bool fence_cuts(const struct guest *g)
+{
+	const struct fence *fence = g->agent->fence;
+
+	if (!fence || !g->assign || !g->assign->fenced)
+		return false;
+	if (fence->cut || (fence->fresh && !g->run))
+		return true;
+	/* After standing still the timer may come later than what is done here. */
+	return !g->agent->driver.ops->lease_left(g->agent->driver.self);
+}
+
+static void touch_all(struct agent *agent)
+{
+	for (struct guest *g = guests_first(agent->guests); g; g = guests_next(g)) {
+		if (!g->assign || !g->assign->fenced)
+			continue;
+		g->retry_at = 0;
+		report_guest(g);
+		guests_touch(g);
+	}
+}
+
+/* At once, whatever it is at: a clean stop takes too long now. */
+static void kill_all(struct agent *agent)
+{
+	struct err err = ERR_INIT;
+
+	for (struct guest *g = guests_first(agent->guests); g; g = guests_next(g))
+		if (g->run && fence_cuts(g) &&
+			agent->driver.ops->kill(agent->driver.self, g->dir, &err) < 0)
+			log_error("a guest cannot be ended", LOG_STR("guest", g->assign->name),
+				LOG_ERR(&err));
+}
+
+static void on_end(void *arg)
+{
+	struct fence *fence = arg;
+
+	if (fence->cut)
+		return;
+	fence->cut = true;
+	kill_all(fence->agent);
+	log_warn("the lease ends unanswered: guests that may be started elsewhere are ended");
+	touch_all(fence->agent);
+}
+
+int fence_open(struct agent *agent, struct fence **out, struct err *err)
+{
+	struct fence *fence = calloc(1, sizeof(*fence));
+	uint64_t left = agent->driver.ops->lease_left(agent->driver.self);
+	int rc;
+
+	if (!fence)
+		return err_set(err, -ENOMEM, "memory is short");
+	fence->agent = agent;
+	fence->fresh = true;
+	*out = fence;
+	rc = loop_timer_open(agent->loop, "fence", on_end, fence, &fence->timer, err);
+	if (rc < 0)
+		return rc;
+	if (left)
+		loop_timer_arm(fence->timer, left);
+	else
+		on_end(fence);
+	return 0;
+}
+
+void fence_stop(struct fence *fence)
+{
+	if (!fence)
+		return;
+	loop_timer_close(fence->timer);
+	fence->timer = NULL;
+}
+
+void fence_free(struct fence *fence)
+{
+	free(fence);
+}
+
+void fence_renew(struct fence *fence, uint64_t left, uint64_t lease)
+{
+	struct agent *agent = fence->agent;
+	uint64_t guard = lease / FENCE_GUARD;
+	struct err err = ERR_INIT;
+
+	if (left <= guard)
+		return;
+	loop_timer_arm(fence->timer, left - guard);
+	if (agent->driver.ops->lease(agent->driver.self, agent->loop, left - guard / 2, &err) < 0 &&
+		log_rate_pass(&fence->rate))
+		log_error("nobody would end the guests if this agent died", LOG_ERR(&err));
+}
+
+void fence_lift(struct fence *fence)
+{
+	if ((!fence->cut && !fence->fresh) || !loop_timer_armed(fence->timer))
+		return;
+	if (fence->cut)
+		log_info("the lease is good again");
+	fence->cut = fence->fresh = false;
+	touch_all(fence->agent);
+}

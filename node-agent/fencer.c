@@ -1,0 +1,223 @@
+#include "node-agent/fencer.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "guest/runnerctl.h"
+#include "guest/runnerdir.h"
+#include "lib/fs.h"
+#include "lib/log.h"
+#include "lib/str.h"
+
+#define PAGE 4096
+
+struct fencer {
+	char state[PATH_MAX];
+	_Atomic uint64_t *until; /* boot time, ms */
+	struct loop_child *child;
+	bool lives;
+};
+
+static uint64_t boot_ms(void)
+{
+	struct timespec t;
+
+	(void)clock_gettime(CLOCK_BOOTTIME, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+static int map_lease(const char *state, bool make, _Atomic uint64_t **out, struct err *err)
+{
+	char path[PATH_MAX];
+	void *page;
+	int fd, rc = fs_join(path, sizeof(path), state, "lease", err);
+
+	if (rc < 0)
+		return rc;
+	fd = open(path, (make ? O_RDWR | O_CREAT : O_RDONLY) | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return err_errno(err, errno, "%s", path);
+	if (make && ftruncate(fd, PAGE) < 0)
+		rc = err_errno(err, errno, "%s", path);
+	if (rc == 0) {
+		page = mmap(
+			NULL, PAGE, make ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+		if (page == MAP_FAILED)
+			rc = err_errno(err, errno, "map %s", path);
+		else
+			*out = page;
+	}
+	(void)close(fd);
+	return rc;
+}
+
+/* ---------------------------------------------------------------- the agent's side */
+
+int fencer_open(const char *state, struct fencer **out, struct err *err)
+{
+	struct fencer *f = calloc(1, sizeof(*f));
+	int rc;
+
+	if (!f)
+		return err_set(err, -ENOMEM, "memory is short");
+	rc = str_copy(f->state, sizeof(f->state), state);
+	if (rc < 0)
+		(void)err_set(err, rc, "the state folder's path is too long");
+	else
+		rc = map_lease(state, true, &f->until, err);
+	/* Of another boot of the machine: the clock has begun anew. */
+	if (rc == 0 && atomic_load(f->until) > boot_ms() + 3600000)
+		atomic_store(f->until, 0);
+	if (rc < 0) {
+		free(f);
+		return rc;
+	}
+	*out = f;
+	return 0;
+}
+
+static void ended(void *arg, int status)
+{
+	struct fencer *f = arg;
+
+	(void)status;
+	loop_child_close(f->child);
+	f->child = NULL;
+	f->lives = false;
+}
+
+int fencer_renew(struct fencer *f, struct loop *loop, uint64_t ms, struct err *err)
+{
+	const char *const argv[] = {"/proc/self/exe", "--fence-for", f->state, NULL};
+	const struct loop_child_spec spec = {
+		.name = "fencer", .argv = argv, .detach = true, .cwd = "/"};
+	int rc = 0;
+
+	atomic_store(f->until, boot_ms() + ms);
+	if (f->lives)
+		return 0;
+	/* Where one of an earlier agent lives this one ends at once, and the next renewal
+	 * tries again: a process a second at worst, and only until that one ends. */
+	rc = loop_child_open(loop, &spec, ended, f, &f->child, err);
+	f->lives = rc == 0;
+	return rc;
+}
+
+uint64_t fencer_left(const struct fencer *f)
+{
+	uint64_t until = atomic_load(f->until), now = boot_ms();
+
+	return until > now ? until - now : 0;
+}
+
+void fencer_close(struct fencer *f)
+{
+	if (!f)
+		return;
+	loop_child_close(f->child);
+	if (f->until)
+		(void)munmap((void *)(uintptr_t)f->until, PAGE);
+	free(f);
+}
+
+/* ---------------------------------------------------------------- the process */
+
+static bool is_fenced(const char *dir)
+{
+	char path[PATH_MAX];
+	Um__RunnerSpec *spec = NULL;
+	struct buf data;
+	bool fenced = false;
+
+	buf_init(&data);
+	if (fs_join(path, sizeof(path), dir, RUNNERDIR_SPEC, NULL) == 0 &&
+		fs_read(path, RUNNERDIR_SPEC_MAX, &data, NULL) == 0)
+		spec = um__runner_spec__unpack(NULL, data.size, data.data);
+	if (spec)
+		fenced = spec->fenced;
+	um__runner_spec__free_unpacked(spec, NULL);
+	buf_free(&data);
+	return fenced;
+}
+
+static int fence_all(const char *state)
+{
+	char guests[PATH_MAX], dir[PATH_MAX];
+	struct err err = ERR_INIT;
+	struct dirent *entry;
+	unsigned killed = 0;
+	DIR *d;
+
+	if (fs_join(guests, sizeof(guests), state, "guests", NULL) < 0)
+		return 1;
+	d = opendir(guests);
+	while (d && (entry = readdir(d))) {
+		if (entry->d_name[0] == '.' ||
+			fs_join(dir, sizeof(dir), guests, entry->d_name, NULL) < 0 ||
+			!is_fenced(dir))
+			continue;
+		if (runnerctl_kill(dir, &err) < 0)
+			log_error(
+				"a guest cannot be fenced", LOG_STR("folder", dir), LOG_ERR(&err));
+		else
+			killed++;
+	}
+	if (d)
+		(void)closedir(d);
+	log_warn("the lease has ended and no agent has renewed it: guests that may be started "
+		 "elsewhere are killed",
+		LOG_U64("folders", killed));
+	return 0;
+}
+
+/* The machine may be short of everything just then. */
+static void be_hard_to_kill(void)
+{
+	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+	if (fd >= 0) {
+		(void)!write(fd, "-1000", 5);
+		(void)close(fd);
+	}
+	(void)setpriority(PRIO_PROCESS, 0, -10);
+	(void)mlockall(MCL_CURRENT);
+}
+
+int fencer_main(const char *state)
+{
+	_Atomic uint64_t *until;
+	struct err err = ERR_INIT;
+	char path[PATH_MAX];
+	int lock;
+
+	if (fs_join(path, sizeof(path), state, "fencer.lock", &err) < 0)
+		return 2;
+	lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (lock < 0 || flock(lock, LOCK_EX | LOCK_NB) < 0)
+		return 0; /* another is at it */
+	if (map_lease(state, false, &until, &err) < 0) {
+		log_error("the lease cannot be read", LOG_ERR(&err));
+		return 1;
+	}
+	be_hard_to_kill();
+	for (;;) {
+		uint64_t end = atomic_load(until);
+		struct timespec t = {
+			.tv_sec = (time_t)(end / 1000), .tv_nsec = (long)(end % 1000) * 1000000};
+
+		if (boot_ms() >= end)
+			return fence_all(state);
+		(void)clock_nanosleep(CLOCK_BOOTTIME, TIMER_ABSTIME, &t, NULL);
+	}
+}

@@ -1,0 +1,36 @@
+/* fencer: the end of guests whose agent cannot see to it any more.
+ *
+ * <state>/lease holds, in one page that agent and fencer map, until when this host is
+ * believed in by its scheduler (CLOCK_BOOTTIME, so that a suspended machine counts).  The
+ * agent moves it on; the fencer, a small process of its own that outlives the agent,
+ * sleeps until then, looks again, and when nobody has moved it, kills the runners of all
+ * guests that may be started elsewhere (RunnerSpec.fenced), and ends.  One timer for a
+ * whole host, one wake-up in a lease.  docs/availability.md
+ *
+ * The fencer is found by the lock on <state>/fencer.lock; the agent starts one when it
+ * renews a lease and none lives.
+ */
+#ifndef UMLAUT_NODE_AGENT_FENCER_H
+#define UMLAUT_NODE_AGENT_FENCER_H
+
+#include <stdint.h>
+
+#include "lib/err.h"
+#include "lib/loop.h"
+
+struct fencer;
+
+/* Maps the lease's file below STATE; makes it when there is none (no lease). */
+int fencer_open(const char *state, struct fencer **out, struct err *err);
+/* The lease goes on for MS from now; a fencer is started when none lives (LOOP waits for
+ * its end).  Cheap: a store. */
+int fencer_renew(struct fencer *fencer, struct loop *loop, uint64_t ms, struct err *err);
+/* Milliseconds left; 0: none. */
+uint64_t fencer_left(const struct fencer *fencer);
+/* The process goes on. */
+void fencer_close(struct fencer *fencer);
+
+/* The process itself: returns its exit status. */
+int fencer_main(const char *state);
+
+#endif
