@@ -455,7 +455,7 @@ int moves_load(struct moves *moves, struct err *err)
 			continue;
 		for (size_t i = 0; i < sizeof(raw); i++)
 			number = number << 8 | raw[i];
-		if (dir_of(moves->agent->config.state, number, one) == 0)
+		if (dir_of(moves->agent->config.state, number, one) >= 0)
 			load_one(moves, one, number);
 	}
 	(void)closedir(dir);

@@ -35,8 +35,8 @@ struct movesend {
 	struct moveout_batch batch;
 	struct movelog *log;
 	struct movelog_piece piece;
-	bool have_all, up, heard, unavailable, batch_over, seal_sent, batch_waits, piece_waits,
-		logs_over;
+	bool have_all, offered, up, heard, unavailable, batch_over, seal_sent, batch_waits,
+		piece_waits, logs_over;
 	uint64_t request, sent, acked, tries;
 	uint64_t round_began, round_last, next_at;
 	uint8_t digest[MOVE_DIGEST];
@@ -192,9 +192,11 @@ static void send_offer(struct movesend *s)
 	offer.image_id = (ProtobufCBinaryData){.len = sizeof(s->image_id), .data = s->image_id};
 	env.body_case = UM__ENVELOPE__BODY_MOVE_OFFER;
 	env.move_offer = &offer;
-	/* When it does not go, the silence that follows is noticed. */
-	(void)send_env(s, &env, NULL, 0);
+	/* Not connected yet: sent then (on_state()). */
+	s->offered = send_env(s, &env, NULL, 0) >= 0;
 	loop_timer_arm(s->quiet, s->config.quiet_ms);
+	if (!s->offered)
+		return;
 	crash_point("move-offer");
 }
 
@@ -207,7 +209,7 @@ static void reset(struct movesend *s)
 	s->log = NULL;
 	memset(&s->st.progress, 0, sizeof(s->st.progress));
 	s->have_all = s->batch_over = s->seal_sent = s->batch_waits = false;
-	s->heard = s->piece_waits = s->logs_over = false;
+	s->offered = s->heard = s->piece_waits = s->logs_over = false;
 	s->sent = s->acked = 0;
 	s->round_last = 0;
 	s->st.state = MS_CONNECT;
@@ -468,6 +470,8 @@ static void on_state(void *arg, struct zsock *sock, bool up, const char *detail)
 	(void)detail;
 	s->up = up;
 	/* What was on its way is lost; READY has nothing on its way. */
+	if (up && s->st.state == MS_CONNECT && !s->offered)
+		advance(s);
 	if (was && !up && s->st.state == MS_READY)
 		s->restart = true;
 	else if (was && !up)

@@ -1,0 +1,293 @@
+/* Two whole agents move a guest between them: forth and back, stopped, cancelled, with
+ * a spoiled copy, a full disk, and with either agent killed at every named point. */
+#include "tests/unit/node-agent/movekit.h"
+
+#include <sys/mount.h>
+
+static int setup(void **state)
+{
+	struct world *w = kit_new();
+	static const struct log_config quiet = {
+		.program = "test", .instance = "", .level = LOG_ERROR, .fd = 2};
+
+	log_init(&quiet);
+	kit_start(w, &w->hosts[0]);
+	kit_start(w, &w->hosts[1]);
+	kit_until_runs(w);
+	*state = w;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct world *w = *state;
+
+	for (size_t i = 0; i < 2; i++)
+		if (w->hosts[i].pid && waitpid(w->hosts[i].pid, NULL, WNOHANG) != 0)
+			w->hosts[i].pid = 0;
+	kit_free(w);
+	return 0;
+}
+
+static void some_more(struct world *w)
+{
+	kit_write(w, 20);
+}
+
+static void console(struct world *w, const struct host *h, const char *name, const char *text)
+{
+	char path[PATH_MAX];
+
+	kit_path(w, h, name, path);
+	ok(fs_write_atomic(path, text, strlen(text), 0600, &err));
+}
+
+static void assert_console(
+	struct world *w, const struct host *h, const char *name, const char *text)
+{
+	char path[PATH_MAX];
+	struct buf data;
+
+	buf_init(&data);
+	kit_path(w, h, name, path);
+	ok(fs_read(path, 1 << 20, &data, &err));
+	assert_string_equal(buf_text(&data), text);
+	buf_free(&data);
+}
+
+/* ---------------------------------------------------------------- as it should be */
+
+static void test_forth_and_back(void **state)
+{
+	struct world *w = *state;
+
+	console(w, kit_source(w), "console.log", "the newest lines\n");
+	console(w, kit_source(w), "console.log.1", "those before\n");
+	w->on_small = some_more;
+	for (unsigned i = 0; i < 6; i++) {
+		kit_write(w, 40);
+		kit_migrate(w);
+		kit_moved(w);
+		assert_int_equal(w->source, (i + 1) % 2);
+		assert_console(w, kit_source(w), "console.log", "the newest lines\n");
+		assert_console(w, kit_source(w), "console.log.1", "those before\n");
+	}
+}
+
+static void test_nothing_changed(void **state)
+{
+	struct world *w = *state;
+
+	kit_migrate(w);
+	kit_moved(w);
+	assert_true(kit_target(w)->wire_bytes < 256 * 1024);
+}
+
+/* The count of restarts goes with it. */
+static void test_restarts(void **state)
+{
+	struct world *w = *state;
+	struct kit_runner *r = fake_runner(kit_source(w)->fake, GUEST);
+
+	/* Its agent is away: it finds the end, and starts it again. */
+	kit_kill(kit_source(w));
+	r->run = NULL;
+	fake_end(r, 256 + 9, false);
+	kit_source(w)->has_guest = kit_source(w)->guest_ready = false;
+	kit_start(w, kit_source(w));
+	kit_until_runs(w);
+	assert_int_equal(kit_source(w)->restarts, 1);
+	w->restarts = 1;
+	kit_write(w, 10);
+	kit_migrate(w);
+	kit_moved(w);
+}
+
+static void test_stopped(void **state)
+{
+	struct world *w = *state;
+
+	kit_write(w, 30);
+	w->run = false;
+	kit_migrate(w);
+	kit_moved(w);
+	assert_int_equal(kit_source(w)->fake->starts, 0);
+	/* And on, though it never ran there. */
+	kit_migrate(w);
+	kit_moved(w);
+	w->run = true;
+	kit_phase(w, AT_SOURCE);
+	kit_until_runs(w);
+	kit_compare(w, kit_source(w));
+}
+
+static void test_cancel(void **state)
+{
+	struct world *w = *state;
+
+	w->cancel = true; /* when both have sealed */
+	w->on_small = some_more;
+	kit_write(w, 30);
+	kit_migrate(w);
+	kit_put_back(w);
+	assert_int_equal(kit_source(w)->guest_epoch, w->epoch);
+	w->cancel = false;
+	kit_migrate(w);
+	kit_moved(w);
+}
+
+/* ---------------------------------------------------------------- what goes wrong */
+
+/* A bit of the copy turns over at the target before the guest is stopped. */
+static void spoil(struct world *w)
+{
+	struct cow *cow = NULL;
+	char path[PATH_MAX];
+	uint8_t byte;
+	int fd;
+
+	some_more(w);
+	(void)snprintf(path, sizeof(path), "%s/%s/moves/%016" PRIx64 "/cow", w->dir,
+		kit_target(w)->name, w->move);
+	ok(cow_open(path, false, &cow, &err));
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	assert_true(fd >= 0);
+	for (uint64_t at = 0; at < DISK; at += 512) {
+		off_t where = (off_t)(cow_info(cow)->data_offset + at);
+
+		if (cow_is_set(cow, at, NULL) != 1)
+			continue;
+		assert_int_equal(pread(fd, &byte, 1, where), 1);
+		byte ^= 16;
+		assert_int_equal(pwrite(fd, &byte, 1, where), 1);
+		break;
+	}
+	(void)close(fd);
+	cow_close(cow);
+}
+
+static void test_spoiled(void **state)
+{
+	struct world *w = *state;
+
+	kit_write(w, 30);
+	w->on_small = spoil;
+	kit_migrate(w);
+	kit_moved(w);
+}
+
+static void test_disk_full(void **state)
+{
+	struct world *w = *state;
+	char path[PATH_MAX];
+
+	kit_write(w, 700); /* about 4 MiB */
+	(void)snprintf(path, sizeof(path), "%s/%s/moves", w->dir, kit_target(w)->name);
+	ok(fs_mkdirs(path, 0700, &err));
+	assert_int_equal(mount("tmpfs", path, "tmpfs", MS_NOSUID, "size=1m"), 0);
+	kit_migrate(w);
+	/* The guest ran on all the time. */
+	assert_int_equal(kit_source(w)->fake->stops, 0);
+	assert_non_null(strstr(kit_source(w)->reason, "No space left"));
+	kit_put_back(w);
+	assert_int_equal(umount2(path, MNT_DETACH), 0);
+	kit_migrate(w);
+	kit_moved(w);
+}
+
+/* ---------------------------------------------------------------- crashes */
+
+static void crash_at(const char *point, bool at_source)
+{
+	struct world *w = kit_new();
+
+	(void)snprintf(w->hosts[at_source ? 0 : 1].crash, 32, "%s", point);
+	kit_start(w, &w->hosts[0]);
+	kit_start(w, &w->hosts[1]);
+	kit_until_runs(w);
+	console(w, kit_source(w), "console.log", "what it said\n");
+	w->on_small = some_more;
+	kit_write(w, 200);
+	kit_migrate(w);
+	if (w->hosts[at_source ? 0 : 1].deaths != 1)
+		fail_msg("nothing passed by %s", point);
+	kit_moved(w);
+	assert_console(w, kit_source(w), "console.log", "what it said\n");
+	/* And home again. */
+	kit_write(w, 10);
+	kit_migrate(w);
+	kit_moved(w);
+	kit_free(w);
+}
+
+static void test_source_crashes(void **state)
+{
+	static const char *const points[] = {"move-offer", "move-have", "move-batch",
+		"move-batch:3", "move-round", "move-stopped", "move-last", "move-seal"};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(points) / sizeof(points[0]); i++)
+		crash_at(points[i], true);
+}
+
+static void test_target_crashes(void **state)
+{
+	static const char *const points[] = {"move-accept", "move-write", "move-write:2",
+		"move-sync", "move-sealed", "move-rename", "move-start"};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(points) / sizeof(points[0]); i++)
+		crash_at(points[i], false);
+}
+
+/* Both at once, while the copy is under way: it goes on where it was. */
+static void test_both_restart(void **state)
+{
+	struct world *w = *state;
+	uint64_t before;
+
+	kit_write(w, 700);
+	w->hold = true;
+	w->move = ++w->counter;
+	kit_phase(w, PREPARE);
+	w->deadline = proc_mono_ms() + 60000;
+	while (!kit_source(w)->small && proc_mono_ms() < w->deadline) {
+		loop_timer_arm(w->tick, 0);
+		w->deadline = proc_mono_ms() + 50;
+		ok(loop_run(w->loop, &err));
+		w->deadline = proc_mono_ms() + 60000;
+	}
+	assert_true(kit_source(w)->small);
+	before = kit_source(w)->bytes;
+	assert_true(before > 3u << 20);
+	kit_kill(&w->hosts[0]);
+	kit_kill(&w->hosts[1]);
+	kit_source(w)->bytes = 0;
+	kit_start(w, &w->hosts[0]);
+	kit_start(w, &w->hosts[1]);
+	w->hold = false;
+	w->on_small = some_more;
+	kit_run(w);
+	kit_moved(w);
+	/* As now the other one is the source. */
+	assert_true(kit_target(w)->bytes < 1u << 20);
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_forth_and_back, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_nothing_changed, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_restarts, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_stopped, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_cancel, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_spoiled, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_disk_full, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_both_restart, setup, teardown),
+		cmocka_unit_test(test_source_crashes),
+		cmocka_unit_test(test_target_crashes),
+	};
+
+	kit_agent(argc, argv);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
