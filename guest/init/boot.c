@@ -74,6 +74,7 @@ static void send_hello(struct boot *boot)
 	hello.release = uts.release;
 	hello.version = version;
 	hello.line_window = WIRE_LINE_WINDOW;
+	hello.pings = true;
 	hello.line_bulk = boot->line.bulk_size;
 	hello.started_us = boot->started_us;
 	hello.uptime_us = sys_uptime_us();

@@ -135,6 +135,17 @@ static void begin_stop(struct agent *a, uint32_t timeout_ms, bool restart)
 	stop_begin(&a->stop, timeout_ms, restart);
 }
 
+static void send_ping(struct line *line, const Um__GuestPing *ping)
+{
+	Um__Envelope env = wire_env(0);
+	Um__GuestPing back = UM__GUEST_PING__INIT;
+
+	back.number = ping->number;
+	env.body_case = UM__ENVELOPE__BODY_GUEST_PING;
+	env.guest_ping = &back;
+	line_send(line, &env);
+}
+
 static void handle(struct agent *a, const Um__Envelope *env)
 {
 	struct line *line = &a->boot.line;
@@ -159,6 +170,9 @@ static void handle(struct agent *a, const Um__Envelope *env)
 	case UM__ENVELOPE__BODY_GUEST_SHUTDOWN:
 		line_ok(line, env->id);
 		begin_stop(a, env->guest_shutdown->timeout_ms, env->guest_shutdown->reboot);
+		break;
+	case UM__ENVELOPE__BODY_GUEST_PING:
+		send_ping(line, env->guest_ping);
 		break;
 	case UM__ENVELOPE__BODY_GUEST_CONFIG:
 		line_error(

@@ -75,6 +75,8 @@ void act_configure(struct run *run)
 
 void act_running(struct run *run)
 {
+	if (run->pings)
+		pulse_start(run->pulse);
 	run_set_reason(run, "");
 	streams_guest(run->streams, true, NULL);
 	run_tell(run);
@@ -136,18 +138,25 @@ static void on_sysrq(void *arg, const struct err *err, const char *text)
 		log_debug("sysrq", LOG_ERR(err));
 }
 
-/* No agent of ours in the guest: write its disks, remount them read-only, kill. */
-static void flush_and_kill(struct run *run)
+int run_mconsole(struct run *run, struct err *err)
 {
 	char socket[PATH_MAX], reply[PATH_MAX];
 	struct mconsole_config config = {
 		.root_fd = run->boot.root_fd, .socket = socket, .reply_dir = reply};
-	struct err err = ERR_INIT;
 	int rc;
 
-	rc = boot_mconsole_paths(run->spec, run->dir, socket, reply, sizeof(socket), &err);
-	if (rc >= 0 && !run->mconsole)
-		rc = mconsole_open(run->loop, &config, &run->mconsole, &err);
+	if (run->mconsole)
+		return 0;
+	rc = boot_mconsole_paths(run->spec, run->dir, socket, reply, sizeof(socket), err);
+	return rc < 0 ? rc : mconsole_open(run->loop, &config, &run->mconsole, err);
+}
+
+/* No agent of ours in the guest: write its disks, remount them read-only, kill. */
+static void flush_and_kill(struct run *run)
+{
+	struct err err = ERR_INIT;
+	int rc = run_mconsole(run, &err);
+
 	if (rc >= 0)
 		rc = mconsole_request(run->mconsole, "sysrq s", FLUSH_MS, on_sysrq, NULL, &err);
 	if (rc >= 0)
@@ -244,6 +253,8 @@ static void conclude(struct run *run)
 			run_set_reason(run, "did not stop in time and was killed");
 	} else if (run->config_failed) {
 		; /* the reason is there */
+	} else if (run->hangs) {
+		run_set_reason(run, run->hangs);
 	} else if (clean) {
 		run->end_phase = UM__PHASE__STOPPED;
 		run_set_reason(run, "the guest powered off");

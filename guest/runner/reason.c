@@ -57,3 +57,14 @@ void reason_end(char *dst, size_t size, int status)
 			name ? name : "unknown");
 	}
 }
+
+bool reason_lost_stub(const char *text, size_t size)
+{
+	static const char *const words[] = {
+		"userspace - ptrace ", "userspace - wait failed", "wait_stub_done : "};
+
+	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+		if (memmem(text, size, words[i], strlen(words[i])))
+			return true;
+	return false;
+}

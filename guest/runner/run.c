@@ -96,6 +96,8 @@ void run_fire(struct run *run, enum run_event event)
 		log_debug("event", LOG_STR("event", events[event]),
 			LOG_STR("from", states[run->state].name),
 			LOG_STR("to", states[table[i].next].name));
+		if (run->state == ST_RUNNING && table[i].next != ST_RUNNING)
+			pulse_stop(run->pulse);
 		run->state = table[i].next;
 		table[i].act(run);
 		return;
@@ -197,6 +199,7 @@ static void guest_hello(struct run *run, const Um__GuestHello *hello)
 	if (n)
 		memcpy(run->boot_id, hello->boot_id.data, n);
 	mark_hello(run, hello);
+	run->pings = hello->pings;
 	log_info("the guest's agent is there", LOG_U64("boot", run->boots));
 	run_fire(run, EV_HELLO);
 }
@@ -233,6 +236,8 @@ static void on_line_message(void *arg, const Um__Envelope *env)
 		guest_progress(run, env->guest_progress);
 	else if (env->id)
 		streams_from_guest(run->streams, env);
+	else if (env->body_case == UM__ENVELOPE__BODY_GUEST_PING)
+		; /* that it came was counted */
 	else if (log_rate_pass(&run->rate))
 		log_warn("the guest sent what it should not",
 			LOG_STR("message", wire_body_name(env->body_case)));
@@ -365,6 +370,9 @@ static int open_parts(struct run *run, struct err *err)
 	if (rc >= 0)
 		rc = streams_new(run->dir, run->line, run->console, &run->streams, err);
 	if (rc >= 0)
+		rc = pulse_open(run->loop, run->spec->pulse_ms, run->boot.jail.pid, &run_pulse_ops,
+			run, &run->pulse, err);
+	if (rc >= 0)
 		rc = serve_open(run->loop, run->dir, run, run->streams, &run->serve, err);
 	return rc;
 }
@@ -414,6 +422,7 @@ void run_close(struct run *run)
 	serve_close(run->serve);
 	run->serve = NULL;
 	mconsole_close(run->mconsole);
+	pulse_close(run->pulse);
 	streams_free(run->streams);
 	line_close(run->line);
 	console_close(run->console);

@@ -6,6 +6,7 @@
 #include "guest/mconsole.h"
 #include "guest/runner/console.h"
 #include "guest/runner/line.h"
+#include "guest/runner/pulse.h"
 #include "guest/runner/run.h"
 #include "guest/runner/serve.h"
 #include "guest/runner/stream.h"
@@ -61,6 +62,12 @@ struct run {
 	struct streams *streams;
 	struct serve *serve;
 	struct mconsole *mconsole;
+	struct pulse *pulse;
+	bool pings;	/* the guest answers GuestPing */
+	uint64_t ping;	/* number of the last one */
+	bool was_ready; /* these two before its agent did not answer any more */
+	char was_reason[RUN_REASON];
+	const char *hangs; /* why it was killed as one that hangs, or NULL; static */
 	/* status */
 	bool final; /* the script or the probe has failed */
 	bool ready, by_request, forgotten, heard, killed, flushed, config_failed;
@@ -84,6 +91,11 @@ void run_fire(struct run *run, enum run_event event);
 /* The agent is told how it is. */
 void run_tell(struct run *run);
 void run_set_reason(struct run *run, const char *text);
+
+/* For pulse.h; act_pulse.c */
+extern const struct pulse_ops run_pulse_ops;
+/* The kernel's management console, opened when it is needed first. */
+int run_mconsole(struct run *run, struct err *err);
 
 /* The actions of the table, by name. */
 void act_nothing(struct run *run);

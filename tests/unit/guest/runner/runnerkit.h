@@ -35,6 +35,7 @@ struct rk {
 	bool (*until)(struct rk *rk);
 	/* what the runner told */
 	bool final;
+	uint64_t wait_end;
 	bool hello, gone, timed_out;
 	unsigned hellos, losts, statuses;
 	int32_t runner_pid;
@@ -350,6 +351,7 @@ struct rk_options {
 	const char *isolation;
 	const char *run;
 	uint64_t console_max;
+	uint32_t pulse_ms;
 	bool no_initrd;
 	const char *kernel;
 	uint32_t jail_uid;
@@ -390,6 +392,7 @@ static inline void rk_start(struct rk *rk, const struct rk_options *o)
 	spec.cgroup = cgroup;
 	spec.pids_max = 500;
 	spec.console_max_bytes = o->console_max;
+	spec.pulse_ms = o->pulse_ms;
 	spec.isolation = isolation;
 	spec.kernel_args = args;
 	spec.config = &config;
