@@ -149,6 +149,8 @@ $(filter $(O)/unit/guest/init/%,$(UNIT_BIN)): $(BIN)/umlaut-init
 .PHONY: unit-programs
 unit-programs: $(UNIT_BIN)
 .PRECIOUS: $(O)/obj/%.o
+# Starts every program.
+$(O)/unit/lib/test_usage: | $(PROGRAMS)
 # The runner's tests start the programs themselves, with sanitizers.
 $(filter $(O)/unit/guest/runner/%,$(UNIT_BIN)): | $(BIN)/umlaut-guest $(BIN)/umlaut-init
 # The scheduler and the runner are never one program: both have a serve_open().

@@ -24,43 +24,52 @@
 #define LOCAL_MAX (64u << 10)
 #define KEPT_S (7 * 24 * 3600) /* a disk set aside and not asked for */
 
-/* 1: read; 0: not there or no good. */
-static int read_record(const char *dir, const char *name, size_t max, struct buf *out)
+/* 1: read; 0: not there.  What is there and cannot be read is an error: taken for missing
+ * it would cost the guest its disk. */
+static int read_record(
+	const char *dir, const char *name, size_t max, struct buf *out, struct err *err)
 {
 	char path[PATH_MAX];
+	int rc = fs_join(path, sizeof(path), dir, name, err);
 
 	out->size = 0;
-	return fs_join(path, sizeof(path), dir, name, NULL) == 0 &&
-	       fs_read(path, max, out, NULL) == 0;
+	if (rc == 0)
+		rc = fs_read(path, max, out, err);
+	return rc == -ENOENT ? 0 : rc < 0 ? rc : 1;
 }
 
-static bool load_spec(struct guest *g, struct buf *data)
+static int load_spec(struct guest *g, struct buf *data, struct err *err)
 {
-	Um__GuestAssign *a = NULL;
-	struct err err = ERR_INIT;
+	Um__GuestAssign *a;
+	struct err why = ERR_INIT;
+	int rc = read_record(g->dir, "spec.pb", SPEC_MAX, data, err);
 
-	if (read_record(g->dir, "spec.pb", SPEC_MAX, data))
-		a = um__guest_assign__unpack(NULL, data->size, data->data);
-	if (!a)
-		return false;
-	if (a->uid != g->uid || desired_check(a, &err) < 0) {
-		log_error("a guest's record makes no sense", LOG_STR("folder", g->dir),
-			LOG_ERR(&err));
+	if (rc <= 0)
+		return rc;
+	a = um__guest_assign__unpack(NULL, data->size, data->data);
+	if (!a || a->uid != g->uid || desired_check(a, &why) < 0) {
+		log_error("a guest's record makes no sense; its disk is set aside",
+			LOG_STR("folder", g->dir), LOG_ERR(&why));
 		um__guest_assign__free_unpacked(a, NULL);
-		return false;
+		g->keep_disk = true;
+		return 0;
 	}
 	g->assign = a;
-	return true;
+	return 0;
 }
 
-static void load_local(struct guest *g, struct buf *data)
+static int load_local(struct guest *g, struct buf *data, struct err *err)
 {
-	Um__AgentGuest *l = NULL;
+	Um__AgentGuest *l;
+	int rc = read_record(g->dir, "local.pb", LOCAL_MAX, data, err);
 
-	if (read_record(g->dir, "local.pb", LOCAL_MAX, data))
-		l = um__agent_guest__unpack(NULL, data->size, data->data);
+	if (rc <= 0)
+		return rc;
+	l = um__agent_guest__unpack(NULL, data->size, data->data);
 	if (!l)
-		return;
+		return err_set(err, -EBADMSG,
+			"local.pb is damaged; with the folder moved away the guest gets a fresh "
+			"disk");
 	if (guests_claim_slot(g->agent->guests, l->slot, NULL) >= 0)
 		g->slot = l->slot;
 	g->disk_generation = l->disk_generation;
@@ -81,18 +90,20 @@ static void load_local(struct guest *g, struct buf *data)
 	g->keep_disk = l->keep_disk;
 	g->gone_epoch = l->removing_epoch;
 	um__agent_guest__free_unpacked(l, NULL);
+	return 0;
 }
 
 /* What the runner that is there, or was, was started for. */
-static void load_run(struct guest *g, struct buf *data)
+static int load_run(struct guest *g, struct buf *data, struct err *err)
 {
 	Um__RunnerSpec *s = NULL;
+	int rc = read_record(g->dir, RUNNERDIR_SPEC, RUNNERDIR_SPEC_MAX, data, err);
 
 	g->run_disk_generation = g->disk_generation;
-	if (read_record(g->dir, RUNNERDIR_SPEC, RUNNERDIR_SPEC_MAX, data))
+	if (rc > 0)
 		s = um__runner_spec__unpack(NULL, data->size, data->data);
 	if (!s)
-		return;
+		return rc < 0 ? rc : 0;
 	g->run_epoch = s->epoch;
 	g->run_generation = s->generation;
 	g->booted = true;
@@ -100,6 +111,7 @@ static void load_run(struct guest *g, struct buf *data)
 		if (s->taps[i]->index < 32)
 			g->ports |= 1u << s->taps[i]->index;
 	um__runner_spec__free_unpacked(s, NULL);
+	return 0;
 }
 
 static int find_run(struct guest *g, struct err *err)
@@ -136,23 +148,26 @@ static int load_guest(struct agent *agent, uint64_t uid, struct inventory *found
 {
 	struct guest *g = guests_add(agent->guests, uid, err);
 	struct buf data;
-	bool whole;
 	int rc;
 
 	if (!g)
 		return -ENOMEM;
 	buf_init(&data);
-	whole = load_spec(g, &data);
-	load_local(g, &data);
-	load_run(g, &data);
+	rc = load_spec(g, &data, err);
+	if (rc == 0)
+		rc = load_local(g, &data, err);
+	if (rc == 0)
+		rc = load_run(g, &data, err);
 	buf_free(&data);
+	if (rc < 0)
+		return err_wrap(err, "guest %016" PRIx64, uid);
 	/* On disk as it is; find_run() may add to it. */
 	g->saved_revision = g->spec_revision = g->revision;
 	rc = find_run(g, err);
 	if (rc < 0)
 		return err_wrap(err, "%s", g->dir);
-	if (!whole) {
-		log_warn("a guest that was never complete is removed", LOG_STR("folder", g->dir));
+	if (!g->assign) {
+		log_warn("a guest without a record is removed", LOG_STR("folder", g->dir));
 		g->saved_revision = g->revision;
 		g->gone = true;
 		found->broken++;
@@ -230,7 +245,8 @@ static int check_boot(struct agent *agent, struct err *err)
 		return rc;
 	str_hex(now, agent->boot_id, sizeof(agent->boot_id));
 	buf_init(&text);
-	if (fs_read(path, 64, &text, NULL) == 0 && strcmp(buf_text(&text), now) != 0)
+	rc = fs_read(path, 64, &text, NULL);
+	if (rc != -ENOENT && (rc < 0 || strcmp(buf_text(&text), now) != 0))
 		guests_hold(agent->guests, true);
 	buf_free(&text);
 	return fs_write_atomic(path, now, strlen(now), 0600, err);

@@ -275,6 +275,7 @@ struct core_groupspec {
 	uint32_t max_per_host; /* 0: no limit */
 	int32_t priority;
 	enum core_on_loss on_loss;
+	bool persistent; /* its disk stays: it is never evicted */
 	/* NULL: none.  In a core_apply it is the caller's; a group has its own copy. */
 	struct core_rules *rules;
 };

@@ -188,6 +188,9 @@ void guest_unplace(
 	guest_set_ready(guest, false);
 	guest_detach_host(guest);
 	guest->evicted = false;
+	/* What it wrote stays where it was. */
+	guest->disk_generation++;
+	guest->cow_bytes = 0;
 	text_set(core, &guest->placed_because, "");
 	for (uint32_t i = 0; i < guest->nic_count; i++)
 		netplan_member(&guest->nics[i], out);

@@ -63,8 +63,6 @@ static void leave(struct core *core, struct core_guest *guest, struct core_out *
 		"host %s is lost", guest->host->name);
 	(void)str_format(reason, sizeof(reason),
 		"host %s is lost; it starts elsewhere, from its image", guest->host->name);
-	guest->disk_generation++;
-	guest->cow_bytes = 0;
 	guest->unfenced = false;
 	guest_unplace(core, guest, reason, out);
 }

@@ -82,7 +82,8 @@ static bool choose(const struct run *run, struct core_host *host, struct victims
 	{
 		if (guest->deleting || guest->evicted)
 			add_room(&left, guest, true);
-		else if (guest->group && guest->group->spec.priority < run->spec->priority)
+		else if (guest->group && !guest->group->spec.persistent &&
+			 guest->group->spec.priority < run->spec->priority)
 			take(v, guest);
 	}
 	while (n < v->count && !enough(&left, &run->need))

@@ -242,6 +242,7 @@ static int convert_group(const struct serve *s, const Um__GroupSpec *from,
 	to->on_loss = spec_on_loss(g) == UM__ON_HOST_LOSS__LOSS_WAIT   ? CORE_LOSS_WAIT
 		      : spec_on_loss(g) == UM__ON_HOST_LOSS__LOSS_NONE ? CORE_LOSS_NONE
 								       : CORE_LOSS_RESTART;
+	to->persistent = g->persistent;
 	to->boot_hash = spec_boot_hash(g);
 	to->disk_hash = spec_disk_hash(g);
 	for (size_t i = 0; i < g->n_nics; i++) {

@@ -31,6 +31,8 @@ static const struct bug_text bugs[] = {
 	{"lease-unkept", "agent: the end of the lease goes unseen, and there is no fencer"},
 	{"not-adopted", "agent: after a restart it does not take over runners that live"},
 	{"start-unsaved", "agent: a guest is started before its record is on the disk"},
+	{"error-as-missing",
+		"agent: a record that cannot be read is taken for one that is not there"},
 	{"files-unsynced", "agent: records are written, and not synced"},
 };
 

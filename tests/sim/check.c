@@ -151,6 +151,33 @@ void check_started(struct sim_machine *m, uint64_t uid, uint64_t epoch, const ch
 	newest->to = epoch;
 }
 
+struct sim_disk {
+	struct {
+		uint64_t uid, generation;
+	} id;
+	uint64_t runs;
+	UT_hash_handle hh;
+};
+
+void check_disk(
+	struct sim_machine *m, uint64_t uid, uint64_t generation, uint64_t found, const char *name)
+{
+	struct sim_disk *d, key = {.id = {.uid = uid, .generation = generation}};
+
+	HASH_FIND(hh, sim->disks, &key.id, sizeof(key.id), d);
+	if (!d) {
+		d = calloc(1, sizeof(*d));
+		if (!d)
+			abort();
+		d->id = key.id;
+		HASH_ADD(hh, sim->disks, id, sizeof(d->id), d);
+	}
+	if (found != d->runs)
+		sim_fail("%s: disk %" PRIu64 " of %s has counted %" PRIu64 " runs of %" PRIu64,
+			m->name, generation, name, found, d->runs);
+	d->runs = found + 1;
+}
+
 /* What users were told of is there after every start of the scheduler. */
 void check_loaded(struct serve *s)
 {
@@ -377,5 +404,11 @@ void check_free(void)
 {
 	free_given(&sim->uids);
 	free_given(&sim->epochs);
+	struct sim_disk *d, *next;
+
 	free_given(&sim->newest);
+	HASH_ITER (hh, sim->disks, d, next) {
+		HASH_DEL(sim->disks, d);
+		free(d);
+	}
 }

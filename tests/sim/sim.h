@@ -119,6 +119,7 @@ struct sim {
 	char failure[512];
 	/* Once given, for good: see check.c. */
 	struct sim_given *uids, *epochs, *newest;
+	struct sim_disk *disks; /* what was written on each */
 	uint64_t starts, applies, crashes;
 };
 
@@ -190,6 +191,8 @@ bool fs_exists(const struct sim_machine *m, const char *path);
 bool fs_synced(const struct sim_machine *m, const char *path);
 /* What is in a file, whatever fate has in store; NULL. */
 const void *fs_peek(const struct sim_machine *m, const char *path, size_t *size);
+/* A guest writes to its disk, and syncs it. */
+void fs_guest_write(struct sim_machine *m, const char *path, const void *data, size_t size);
 /* How many folders are in PATH. */
 size_t fs_folders(const struct sim_machine *m, const char *path);
 /* Where PATH belongs: paths are "/sim/NAME/..." */
@@ -218,6 +221,9 @@ const void *store_sim_get(const struct sim_store *store, const char *key, size_t
 void check_core(struct serve *serve);
 void check_told(const void *desired); /* an Um__Desired that is being sent */
 void check_started(struct sim_machine *m, uint64_t uid, uint64_t epoch, const char *name);
+/* It found so many runs counted on its disk. */
+void check_disk(
+	struct sim_machine *m, uint64_t uid, uint64_t generation, uint64_t found, const char *name);
 void check_loaded(struct serve *serve);
 void check_end(void);
 void check_free(void);

@@ -167,7 +167,8 @@ static int attach(struct sim_runner *r, struct loop *loop, const struct driver_e
 }
 
 /* What must be on the disk before a guest is started. */
-static void check_durable(struct sim_machine *m, const char *dir, const Um__RunnerSpec *spec)
+static void check_durable(struct sim_machine *m, const char *dir, const Um__RunnerSpec *spec,
+	uint64_t *disk_generation)
 {
 	char path[PATH_MAX];
 	Um__GuestAssign *a = NULL;
@@ -185,6 +186,8 @@ static void check_durable(struct sim_machine *m, const char *dir, const Um__Runn
 		a->generation != spec->generation)
 		sim_fail("%s: guest %016" PRIx64 " is started but its record is not on the disk",
 			m->name, spec->uid);
+	if (a)
+		*disk_generation = a->disk_generation;
 	um__guest_assign__free_unpacked(a, NULL);
 	(void)fs_join(path, sizeof(path), dir, "cow", NULL);
 	if (!fs_exists(m, path))
@@ -207,11 +210,14 @@ static int write_spec(const char *dir, const Um__RunnerSpec *spec, struct err *e
 	return rc;
 }
 
+static void count_run(struct sim_machine *m, const Um__RunnerSpec *spec, uint64_t disk_generation);
+
 static int start(void *self, struct loop *loop, const char *dir, const Um__RunnerSpec *spec,
 	const struct driver_events *events, void *arg, struct driver_run **out, struct err *err)
 {
 	struct sim_machine *m = self;
 	struct sim_runner *r = find(m, dir);
+	uint64_t disk_generation = 0;
 	int rc;
 
 	if (!sim_step("start guest"))
@@ -220,7 +226,7 @@ static int start(void *self, struct loop *loop, const char *dir, const Um__Runne
 		return err_set(err, -EBUSY, "a runner lives there");
 	if (!sim->healed && sim_chance(m, DRAW_BOOT, 0.02))
 		return err_set(err, -EMFILE, "no more descriptors");
-	check_durable(m, dir, spec);
+	check_durable(m, dir, spec, &disk_generation);
 	rc = write_spec(dir, spec, err);
 	if (rc < 0)
 		return rc;
@@ -255,6 +261,7 @@ static int start(void *self, struct loop *loop, const char *dir, const Um__Runne
 	sim_note("%s: starts %s, uid %" PRIu64 " epoch %" PRIu64 " generation %" PRIu64, m->name,
 		spec->name, spec->uid, spec->epoch, spec->generation);
 	check_started(m, spec->uid, spec->epoch, spec->name);
+	count_run(m, spec, disk_generation);
 	return attach(r, loop, events, arg, out);
 }
 
@@ -380,12 +387,28 @@ static int discard(void *self, const char *dir, struct err *err)
 static int disk(void *self, const struct driver_disk *d, struct err *err)
 {
 	struct sim_machine *m = self;
-	char text[32];
 
 	if (!d->fresh)
 		return fs_exists(m, d->path) ? 0 : err_set(err, -ENOENT, "no disk");
-	(void)str_format(text, sizeof(text), "disk");
-	return fs_write_atomic(d->path, text, strlen(text), 0600, err);
+	return fs_write_atomic(d->path, "0", 1, 0600, err);
+}
+
+/* A guest counts its runs on its disk, and syncs.  What it finds there must be what it
+ * wrote last on this disk: a fresh one begins with 0. */
+static void count_run(struct sim_machine *m, const Um__RunnerSpec *spec, uint64_t disk_generation)
+{
+	size_t size;
+	const char *data = fs_peek(m, spec->cow, &size);
+	uint64_t found = 0;
+	char text[24];
+
+	(void)str_format(
+		text, sizeof(text), "%.*s", (int)(size < 20 ? size : 20), data ? data : "");
+	if (str_u64(text, 0, UINT64_MAX, &found) < 0)
+		sim_fail("%s: the disk of %s is not one", m->name, spec->name);
+	check_disk(m, spec->uid, disk_generation, found, spec->name);
+	(void)str_format(text, sizeof(text), "%" PRIu64, found + 1);
+	fs_guest_write(m, spec->cow, text, strlen(text));
 }
 
 /* ---------------------------------------------------------------- networks */

@@ -194,6 +194,21 @@ const void *fs_peek(const struct sim_machine *m, const char *path, size_t *size)
 	return n ? n->data : NULL;
 }
 
+void fs_guest_write(struct sim_machine *m, const char *path, const void *data, size_t size)
+{
+	struct sim_node *n = find(m, path);
+
+	if (!n)
+		return;
+	free(n->data);
+	n->data = malloc(size + 1);
+	if (!n->data)
+		abort();
+	memcpy(n->data, data, size);
+	n->size = size;
+	n->changed = sim->now;
+}
+
 size_t fs_folders(const struct sim_machine *m, const char *path)
 {
 	size_t size = strlen(path), count = 0;
@@ -288,7 +303,8 @@ int fs_read(const char *path, size_t limit, struct buf *out, struct err *err)
 	if (!n)
 		return err_set(err, -ENOENT, "%s: No such file or directory", path);
 	if (m->disk_bad && sim_chance(m, DRAW_FATE, 0.1))
-		return err_set(err, -EIO, "%s: Input/output error", path);
+		return err_set(err, bug("error-as-missing") ? -ENOENT : -EIO,
+			"%s: Input/output error", path);
 	if (n->size > limit)
 		return err_set(err, -EFBIG, "%s: too large", path);
 	buf_add(out, n->data, n->size);
