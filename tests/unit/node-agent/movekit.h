@@ -195,6 +195,12 @@ struct world {
 	bool cancel; /* instead of the handover */
 	bool hold;   /* no freeze yet */
 	void (*on_small)(struct world *w);
+	void (*on_sealed)(struct world *w); /* the guest is stopped, both sides are equal */
+	/* Real agents with real guests: where the programs are; NULL: pretended ones. */
+	const char *bin;
+	const char *script; /* of the guest */
+	unsigned chaos;	    /* an agent is killed about each so many ticks; 0: never */
+	unsigned killed;
 	bool moved, back, timed_out;
 	uint64_t deadline;
 	uint8_t *disk; /* as it must be */
@@ -271,6 +277,27 @@ static inline void kit_compare(struct world *w, const struct host *h)
 
 /* ---------------------------------------------------------------- agents come and go */
 
+static inline void kit_start_real(struct world *w, struct host *h, char **envp)
+{
+	char text[9][PATH_MAX], *argv[11];
+	int n = 0;
+
+	(void)snprintf(text[n++], PATH_MAX, "%s/umlaut-agent", w->bin);
+	(void)snprintf(text[n++], PATH_MAX, "--state=%s/%s", w->dir, h->name);
+	(void)snprintf(text[n++], PATH_MAX, "--run-dir=%s/%s.run", w->dir, h->name);
+	(void)snprintf(text[n++], PATH_MAX, "--name=%s", h->name);
+	(void)snprintf(text[n++], PATH_MAX, "--scheduler=ipc://%s/sched", w->dir);
+	(void)snprintf(text[n++], PATH_MAX, "--vtep=127.0.0.1");
+	(void)snprintf(text[n++], PATH_MAX, "--peer-listen=tcp://127.0.0.1:%s", h->port);
+	(void)snprintf(text[n++], PATH_MAX, "--uid-base=%u", h == w->hosts ? 710000 : 720000);
+	(void)snprintf(
+		text[n++], PATH_MAX, "--log-level=%s", getenv("MOVEKIT_LOG") ? "info" : "error");
+	for (int i = 0; i < n; i++)
+		argv[i] = text[i];
+	argv[n] = NULL;
+	assert_int_equal(posix_spawn(&h->pid, text[0], NULL, NULL, argv, envp), 0);
+}
+
 static inline void kit_start(struct world *w, struct host *h)
 {
 	char setting[64], *argv[] = {(char *)(uintptr_t) "test_moves", (char *)(uintptr_t) "agent",
@@ -286,6 +313,10 @@ static inline void kit_start(struct world *w, struct host *h)
 		envp[n++] = setting;
 	envp[n] = NULL;
 	h->here = false;
+	if (w->bin) {
+		kit_start_real(w, h, envp);
+		return;
+	}
 	assert_int_equal(posix_spawn(&h->pid, "/proc/self/exe", NULL, NULL, argv, envp), 0);
 }
 
@@ -349,6 +380,8 @@ static inline void kit_wish(struct world *w, struct wish *x, uint64_t epoch, uin
 	x->image.id = (ProtobufCBinaryData){.len = MANIFEST_HASH, .data = w->image};
 	x->kernel.id = (ProtobufCBinaryData){.len = MANIFEST_HASH, .data = w->kernel};
 	x->spec.memory_bytes = 64 << 20;
+	if (w->script)
+		x->spec.run = (char *)(uintptr_t)w->script;
 	x->guest.uid = GUEST;
 	x->guest.name = (char *)(uintptr_t) "lab/guest";
 	x->guest.epoch = epoch;
@@ -431,6 +464,8 @@ static inline void kit_drive(struct world *w)
 		kit_phase(w, FREEZE);
 	} else if (w->phase == FREEZE && s->sealed && t->sealed) {
 		assert_memory_equal(s->digest, t->digest, 32);
+		if (w->on_sealed)
+			w->on_sealed(w);
 		if (w->cancel) {
 			kit_phase(w, BACK);
 			return;
@@ -568,6 +603,13 @@ static inline void kit_tick(void *arg)
 
 	kit_watch(w, &w->hosts[0]);
 	kit_watch(w, &w->hosts[1]);
+	if (w->chaos && kit_rnd(w) % w->chaos == 0) {
+		struct host *h = &w->hosts[kit_rnd(w) % 2];
+
+		kit_kill(h);
+		kit_start(w, h);
+		w->killed++;
+	}
 	/* Never two, whatever happens. */
 	if (kit_alive(&w->hosts[0]) + kit_alive(&w->hosts[1]) > 1)
 		fail_msg("the guest runs twice");
