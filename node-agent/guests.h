@@ -72,6 +72,7 @@ struct guest {
 	uint64_t taken_move;		    /* its disk came by it */
 	struct guest_status last;	    /* how the last run ended */
 	uint64_t retry_at;		    /* wall clock */
+	bool save_failed;		    /* `trouble` is of its record */
 	/* What goes on. */
 	enum guest_busy busy;
 	bool disk_checked;

@@ -67,6 +67,7 @@ static struct reconcile_have have_of(const struct guest *g)
 	return (struct reconcile_have){
 		.busy = g->busy != GUEST_IDLE,
 		.saved = g->saved_revision == g->revision,
+		.save_failed = g->save_failed,
 		.runner = g->run != NULL,
 		.stop_asked = g->stop_asked,
 		.ended = g->ended,
@@ -515,7 +516,10 @@ Um__Phase life_phase(struct guest *g, char *reason)
 		return UM__PHASE__STOPPING;
 	}
 	if (g->run && !g->ended) {
-		cut(reason, g->status.reason);
+		if (g->save_failed) /* what is wanted of it now cannot be done */
+			(void)snprintf(reason, GUESTS_REASON, "%.170s; tried again", g->trouble);
+		else
+			cut(reason, g->status.reason);
 		return g->stop_asked				     ? UM__PHASE__STOPPING
 		       : g->status.phase == UM__PHASE__PHASE_UNKNOWN ? UM__PHASE__STARTING
 								     : g->status.phase;

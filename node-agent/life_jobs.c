@@ -37,6 +37,7 @@ struct life_job {
 	uint64_t take; /* number of the move by which it came; 0: it did not */
 	Um__MoveSeal *seal;
 	char backing[PATH_MAX];
+	bool gone; /* it is to be removed */
 	/* GUEST_REMOVING */
 	bool keep_disk;
 	uint64_t fence;
@@ -150,16 +151,39 @@ static int make_folder(struct life_job *job)
 	return fs_mkdirs(job->dir, 0755, &job->err);
 }
 
-static int save_work(struct life_job *job)
+/* A guest that is to go must go from a full disk above all: what nobody will read any more
+ * makes room for the record of it.  DISK: its disk too. */
+static void make_room(const struct life_job *job, bool disk)
 {
-	struct agent *agent = job->g->agent;
-	int rc = make_folder(job); /* may bring its own local.pb */
+	static const char *const names[] = {
+		"console.log.1", "console.log", "runner.log", "hosts.log", "cow"};
+	char path[PATH_MAX];
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]) - !disk; i++)
+		if (fs_join(path, sizeof(path), job->dir, names[i], NULL) == 0)
+			(void)unlink(path);
+}
+
+static int write_records(struct life_job *job)
+{
 	const struct fs_file records[] = {{"local.pb", job->local_data, job->local_size},
 		{"spec.pb", job->spec_data, job->spec_size}};
 
 	/* local.pb first: a folder with a spec has a slot. */
+	return fs_write_files(job->dir, records, job->spec_data ? 2 : 1, 0600, &job->err);
+}
+
+static int save_work(struct life_job *job)
+{
+	struct agent *agent = job->g->agent;
+	int rc = make_folder(job); /* may bring its own local.pb */
+
 	if (rc == 0)
-		rc = fs_write_files(job->dir, records, job->spec_data ? 2 : 1, 0600, &job->err);
+		rc = write_records(job);
+	if (rc == -ENOSPC && job->gone) {
+		make_room(job, false);
+		rc = write_records(job);
+	}
 	/* The end is noted: what tells of it may go. */
 	if (rc == 0 && job->discard)
 		rc = agent->driver.ops->discard(agent->driver.self, job->dir, &job->err);
@@ -237,12 +261,23 @@ static int keep_disk(struct life_job *job)
 	return rc;
 }
 
+static int write_fence(struct life_job *job)
+{
+	return job->fence ? guests_fence_write(
+				    job->g->agent->config.state, job->g->uid, job->fence, &job->err)
+			  : 0;
+}
+
 static int remove_work(struct life_job *job)
 {
 	struct agent *agent = job->g->agent;
-	int rc = job->fence ? guests_fence_write(
-				      agent->config.state, job->g->uid, job->fence, &job->err)
-			    : 0;
+	int rc = write_fence(job);
+
+	/* That it goes is on disk already. */
+	if (rc == -ENOSPC) {
+		make_room(job, !job->keep_disk);
+		rc = write_fence(job);
+	}
 
 	if (rc == 0)
 		rc = agent->driver.ops->discard(agent->driver.self, job->dir, &job->err);
@@ -267,6 +302,9 @@ static void life_work(void *arg)
 
 static void saved(struct guest *g, const struct life_job *job)
 {
+	if (g->save_failed)
+		g->trouble[0] = '\0';
+	g->save_failed = false;
 	g->saved_revision = job->revision;
 	if (job->back_generation && !g->disk_generation)
 		g->disk_generation = job->back_generation;
@@ -328,6 +366,7 @@ static void outcome(struct guest *g, struct life_job *job)
 	if (job->rc < 0) {
 		if (job->kind == GUEST_DISK && (job->fresh || job->take))
 			g->disk_generation = 0;
+		g->save_failed = job->kind == GUEST_SAVING;
 		life_trouble(g, &job->err);
 	} else if (job->kind == GUEST_SAVING) {
 		saved(g, job);
@@ -365,6 +404,7 @@ static struct life_job *new_job(struct guest *g, enum guest_busy kind, struct er
 	job->g = g;
 	job->kind = kind;
 	job->revision = g->revision;
+	job->gone = g->gone;
 	(void)str_copy(job->dir, sizeof(job->dir), g->dir);
 	(void)str_format(job->kept, sizeof(job->kept), "%s/kept/%016llx", g->agent->config.state,
 		(unsigned long long)g->uid);

@@ -10,15 +10,25 @@ static bool fits(const struct reconcile_want *want, const struct reconcile_have 
 	       have->run_disk_generation == want->disk_generation;
 }
 
-static enum reconcile_step with_runner(
-	const struct reconcile_want *want, const struct reconcile_have *have)
+/* A disk that is full is not asked anew in the same moment. */
+static enum reconcile_step save(
+	enum reconcile_step step, const struct reconcile_have *have, uint64_t now)
 {
-	if (have->ended && !have->noted)
-		return RECONCILE_NOTE;
+	return have->save_failed && now < have->retry_at ? RECONCILE_WAIT : step;
+}
+
+static enum reconcile_step with_runner(
+	const struct reconcile_want *want, const struct reconcile_have *have, uint64_t now)
+{
+	/* What is to go ends also when that cannot be written: its end makes room. */
+	bool unwritten = want->gone && have->save_failed;
+
+	if (have->ended && !have->noted && !unwritten)
+		return save(RECONCILE_NOTE, have, now);
 	if (have->ended)
 		return have->forgot ? RECONCILE_NOTHING : RECONCILE_FORGET;
-	if (!have->saved)
-		return RECONCILE_SAVE;
+	if (!have->saved && !unwritten)
+		return save(RECONCILE_SAVE, have, now);
 	if (fits(want, have) || have->stop_asked)
 		return RECONCILE_NOTHING;
 	return RECONCILE_STOP;
@@ -38,9 +48,9 @@ enum reconcile_step reconcile_next(
 	if (have->busy)
 		return RECONCILE_NOTHING;
 	if (have->runner)
-		return with_runner(want, have);
+		return with_runner(want, have, now);
 	if (!have->saved)
-		return RECONCILE_SAVE;
+		return save(RECONCILE_SAVE, have, now);
 	if (want->gone)
 		return now < have->retry_at ? RECONCILE_WAIT : RECONCILE_REMOVE;
 	if (!have->takes && (!want->run || over(want, have)))

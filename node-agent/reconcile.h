@@ -33,8 +33,9 @@ struct reconcile_want {
 };
 
 struct reconcile_have {
-	bool busy;  /* a step is under way */
-	bool saved; /* what is wanted is on disk */
+	bool busy;	  /* a step is under way */
+	bool saved;	  /* what is wanted is on disk */
+	bool save_failed; /* the last attempt to put it there */
 
 	/* The runner, if any, and what it was started for. */
 	bool runner;
