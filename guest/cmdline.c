@@ -254,6 +254,11 @@ static void add_extra(struct build *b, const char *extra)
 static const char *const no_devices[] = {
 	"bonding.max_bonds=0", "dummy.numdummies=0", "ifb.numifbs=0", "fb_tunnels=none"};
 
+/* systemd, where it is the image's init, would ask for a login on tty1, which is the
+ * agent's line, and fail; the console is tty0.  Others pass over it. */
+static const char *const gettys[] = {
+	"systemd.mask=getty@tty1.service", "systemd.wants=getty@tty0.service"};
+
 static void add_nic(struct build *b, const struct cmdline_nic *nic)
 {
 	char mac[NET_ADDR_TEXT];
@@ -292,6 +297,8 @@ int cmdline_build(const struct cmdline_spec *spec, struct cmdline *out, struct e
 		add_nic(&b, &spec->nics[i]);
 	add(&b, "uml_dir=%s", spec->uml_dir);
 	add(&b, "umid=%s", spec->umid);
+	for (size_t i = 0; i < sizeof(gettys) / sizeof(gettys[0]); i++)
+		add(&b, "%s", gettys[i]);
 	if (spec->no_reboot)
 		add(&b, "noreboot");
 	if (given(spec->notify))

@@ -3,7 +3,8 @@
  *   KERNEL mem=64M ubd0=COW,BASE [ubd1rd=MODULES] [ubd7rd=BULK] [initrd=INITRD] con=null
  *   con0=fd:A,fd:A con1=fd:B,fd:B ssl=null lpj=N bonding.max_bonds=0
  *   dummy.numdummies=0 ifb.numifbs=0 fb_tunnels=none vecN:transport=tap,... uml_dir=DIR
- *   umid=ID [noreboot] [mconsole=notify:PATH] EXTRA...
+ *   umid=ID systemd.mask=getty@tty1.service systemd.wants=getty@tty0.service [noreboot]
+ *   [mconsole=notify:PATH] EXTRA...
  *
  * (arch/um: mem= um_arch.c, ubd ubd_kern.c, con line.c/stdio_console.c, vec
  * vector_kern.c, uml_dir/umid umid.c, mconsole mconsole_kern.c.)  A raw disk is

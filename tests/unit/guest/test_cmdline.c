@@ -51,7 +51,8 @@ static void test_whole(void **state)
 		"bonding.max_bonds=0", "dummy.numdummies=0", "ifb.numifbs=0", "fb_tunnels=none",
 		"vec0:transport=tap,ifname=t3.0,depth=128,gro=1,mac=02:00:00:00:00:01",
 		"vec1:transport=tap,ifname=t3.1,depth=64,gro=1,mac=02:00:00:00:00:02",
-		"uml_dir=/uml", "umid=g", "quiet", "seccomp=on", NULL};
+		"uml_dir=/uml", "umid=g", "systemd.mask=getty@tty1.service",
+		"systemd.wants=getty@tty0.service", "quiet", "seccomp=on", NULL};
 
 	(void)state;
 	expect(&spec, want);
@@ -71,7 +72,8 @@ static void test_least(void **state)
 	static const char *const want[] = {"/k", "mem=18M", "ubd0d=/d", "con=null", "con0=null",
 		"con1=null", "ssl=null", "lpj=40000000", "bonding.max_bonds=0",
 		"dummy.numdummies=0", "ifb.numifbs=0", "fb_tunnels=none", "uml_dir=/u",
-		"umid=0123456789abcdef", "noreboot", "mconsole=notify:/n", NULL};
+		"umid=0123456789abcdef", "systemd.mask=getty@tty1.service",
+		"systemd.wants=getty@tty0.service", "noreboot", "mconsole=notify:/n", NULL};
 
 	(void)state;
 	expect(&spec, want);
