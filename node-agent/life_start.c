@@ -138,6 +138,9 @@ static int fill_config(struct guest *g, struct parts *p, struct err *err)
 	c->machine_id = p->machine_id;
 	c->ready = spec->ready;
 	c->first_boot = !g->booted;
+	/* Until it has run here; not at each start: many guests that boot together would wake
+	 * all others. */
+	c->announce = g->assign->from_move != 0;
 	rc = hosts_list(g, &p->hosts, err);
 	if (rc < 0)
 		return rc;

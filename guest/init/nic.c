@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "guest/init/announce.h"
 #include "guest/init/module.h"
 #include "guest/init/nl.h"
 #include "guest/init/sys.h"
@@ -205,6 +206,20 @@ static int need_ipv6(const Um__GuestConfig *c, struct err *err)
 	return 0;
 }
 
+/* Nothing depends on it: a kernel without packet sockets says nothing. */
+static void announce(struct net_state *s, const Um__Nic *nic)
+{
+	struct nl_link *link = by_mac(s, nic->mac.data);
+	struct net_addr addr;
+
+	if (!link)
+		return;
+	if (!net_addr_from(nic->ip4.data, nic->ip4.len, &addr))
+		(void)announce_send(link->index, nic->mac.data, &addr, NULL);
+	if (!net_addr_from(nic->ip6.data, nic->ip6.len, &addr))
+		(void)announce_send(link->index, nic->mac.data, &addr, NULL);
+}
+
 static int apply(struct net_state *s, const Um__GuestConfig *c, struct err *err)
 {
 	struct nl_link *lo;
@@ -233,6 +248,8 @@ static int apply(struct net_state *s, const Um__GuestConfig *c, struct err *err)
 		if (rc)
 			return err_wrap(err, "eth%u", c->nics[i]->index);
 	}
+	for (i = 0; c->announce && i < c->n_nics; i++)
+		announce(s, c->nics[i]);
 	for (i = 0; i < c->n_routes; i++) {
 		rc = explicit_route(s, c->routes[i], err);
 		if (rc)
