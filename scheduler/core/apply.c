@@ -78,6 +78,7 @@ static int renew_nics(struct change *c, struct core_guest *guest, const struct c
 
 static void restart(struct change *c, struct core_guest *guest, bool new_disk)
 {
+	move_changed(c->core, guest, new_disk, c->out);
 	guest->generation++;
 	if (new_disk)
 		guest->disk_generation++;
@@ -252,6 +253,9 @@ static int change_group(
 	}
 	DL_FOREACH2(group->guests, guest, group_next)
 	{
+		/* Room for another size is held where it goes. */
+		if (old->memory != spec->memory || old->cpu != spec->cpu || old->disk != spec->disk)
+			move_changed(c->core, guest, false, c->out);
 		guest_reserve(c->core, guest, &group->spec);
 		if (old->on_loss != CORE_LOSS_RESTART && spec->on_loss == CORE_LOSS_RESTART &&
 			guest->host)

@@ -96,6 +96,7 @@ struct core_overcommit {
 };
 
 struct core_guest;
+struct core_move;
 struct core_network;
 struct core_group;
 struct core_deployment;
@@ -159,6 +160,7 @@ struct core_host {
 	uint32_t underlay_mtu;
 	struct core_labels labels;
 	uint32_t guest_count, ready_count;
+	uint32_t held_count;	       /* moves that something is reserved for here */
 	uint64_t joined_at, last_seen; /* wall clock */
 	uint64_t seen_mono;	       /* monotonic, for the lease */
 	struct core_guest *guests;     /* list by host_prev/host_next */
@@ -339,7 +341,9 @@ struct core_guest {
 	const char *placed_because;
 	struct core_nic *nics;
 	uint32_t nic_count;
-	bool pending; /* on its group's list of those that wait for a host */
+	struct core_move *move; /* of it, under way; NULL: none (move.h) */
+	uint64_t from_move;	/* its disk came by this move, and it has not run since */
+	bool pending;		/* on its group's list of those that wait for a host */
 	uint8_t troubles;
 	bool exclusive;
 	struct core_guest *group_prev, *group_next;
@@ -350,12 +354,19 @@ struct core_guest {
 
 /* ---------------------------------------------------------------- out */
 
-enum core_kind { CORE_KIND_META, CORE_KIND_HOST, CORE_KIND_DEPLOYMENT, CORE_KIND_GUEST };
+enum core_kind {
+	CORE_KIND_META,
+	CORE_KIND_HOST,
+	CORE_KIND_DEPLOYMENT,
+	CORE_KIND_GUEST,
+	CORE_KIND_MOVE,
+};
 
 /* A record to be written, or deleted when it is no longer there. */
 struct core_dirty {
 	enum core_kind kind;
-	char key[CORE_NAME]; /* host or deployment name; guests: uid as 16 hex digits */
+	char key[CORE_NAME]; /* host or deployment name; guests' uids, moves' numbers: 16 hex digits
+			      */
 };
 
 enum core_action_kind {
@@ -366,12 +377,13 @@ enum core_action_kind {
 	CORE_TELL_MEMBER,      /* one member is new or has moved: host, vni, uid, nic */
 	CORE_TELL_MEMBER_GONE, /* host, vni, mac */
 	CORE_TELL_NET_GONE,    /* host, vni */
+	CORE_TELL_MOVE,	       /* the move as it is to be: host, move */
 };
 
 struct core_action {
 	enum core_action_kind kind;
 	char host[CORE_NAME];
-	uint64_t uid, epoch;
+	uint64_t uid, epoch, move;
 	uint32_t vni, nic;
 	struct net_mac mac;
 };
@@ -494,7 +506,7 @@ int core_guest_verb(struct core *core, uint64_t uid, enum core_verb verb, uint64
 /* ---------------------------------------------------------------- loading */
 
 /* On start, in this order: meta, hosts, deployments (with their networks' VNIs
- * and MTUs), guests; then core_loaded(). */
+ * and MTUs), guests, moves (move.h); then core_loaded(). */
 struct core_meta {
 	uint64_t next_uid, next_epoch;
 };
@@ -525,6 +537,7 @@ struct core_load_guest {
 	bool evicted, unfenced;
 	char host[CORE_NAME];
 	uint64_t epoch, generation, disk_generation, started_at, created_at, memory, disk;
+	uint64_t from_move;
 	uint32_t restarts, cpu;
 	int32_t exit_status;
 	bool ready;

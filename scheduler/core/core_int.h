@@ -4,6 +4,7 @@
 
 #include "scheduler/core/core.h"
 #include "scheduler/core/index.h"
+#include "scheduler/core/move.h"
 #include "scheduler/core/tables.h"
 #include "scheduler/core/text.h"
 
@@ -37,6 +38,8 @@ struct core {
 	struct core_meta meta;
 	bool place_due; /* room became free: try those that wait */
 	struct core_host *avoided;
+	struct core_move *moves;
+	uint32_t moves_ended; /* of them */
 };
 
 /* out.c */
@@ -89,6 +92,8 @@ void guest_set_phase(struct core_guest *guest, enum core_phase phase, const char
 void guest_set_reason(struct core_guest *guest, const char *reason);
 void guest_attach_host(struct core_guest *guest, struct core_host *host);
 void guest_detach_host(struct core_guest *guest);
+/* Its group's counts on its host. */
+void guest_count_place(struct core_guest *guest, int by);
 void guest_pend(struct core *core, struct core_guest *guest);
 void guest_unpend(struct core *core, struct core_guest *guest);
 /* Nothing of it is on its host any more: it waits for a place again, from its image. */

@@ -90,7 +90,7 @@ void guest_set_phase(struct core_guest *guest, enum core_phase phase, const char
 }
 
 /* Counts by host, by domain and by priority follow its place. */
-static void count(struct core_guest *guest, int by)
+void guest_count_place(struct core_guest *guest, int by)
 {
 	struct core_group *group = guest->group;
 	struct core *core = guest->deployment->core;
@@ -115,7 +115,7 @@ void guest_attach_host(struct core_guest *guest, struct core_host *host)
 	host->cpu_reserved += guest->cpu;
 	host->disk_reserved += guest->disk;
 	host->exclusive_count += guest->exclusive;
-	count(guest, 1);
+	guest_count_place(guest, 1);
 	index_moved(guest->deployment->core, host);
 }
 
@@ -125,7 +125,7 @@ void guest_detach_host(struct core_guest *guest)
 
 	if (!host)
 		return;
-	count(guest, -1);
+	guest_count_place(guest, -1);
 	DL_DELETE2(host->guests, guest, host_prev, host_next);
 	host->guest_count--;
 	host->ready_count -= guest->ready;
@@ -184,6 +184,7 @@ void guest_settle(struct core *core, struct core_guest *guest)
 void guest_unplace(
 	struct core *core, struct core_guest *guest, const char *reason, struct core_out *out)
 {
+	move_off(core, guest, reason, out);
 	netplan_leaving(guest, out);
 	guest_set_ready(guest, false);
 	guest_detach_host(guest);
@@ -297,9 +298,10 @@ void guest_delete(struct core *core, struct core_guest *guest, struct core_out *
 		return;
 	guest->deleting = true;
 	guest->want_run = false;
+	move_off(core, guest, "the guest was deleted", out);
 	guest_unpend(core, guest);
 	if (guest->host)
-		count(guest, -1);
+		guest_count_place(guest, -1);
 	HASH_DELETE(hh_name, core->by_name, guest);
 	DL_DELETE2(guest->group->guests, guest, group_prev, group_next);
 	guest->group->guest_count--;

@@ -175,6 +175,7 @@ static void note(struct core *core, struct core_guest *guest, const struct core_
 	/* Ready under an older spec is not ready. */
 	guest_set_ready(guest, seen->phase == CORE_RUNNING && seen->ready && !guest->deleting &&
 				       seen->generation == guest->generation);
+	move_noted(core, guest, now, out);
 	/* What an older spec came to says nothing of this one. */
 	guest->final = seen->final && seen->generation == guest->generation;
 	out_dirty_guest(out, guest);
@@ -199,7 +200,9 @@ static void observe_one(struct core *core, struct core_host *host, const struct 
 	HASH_FIND(hh, core->guests, &seen->uid, sizeof(seen->uid), guest);
 	if (!is_ours(guest, host, seen)) {
 		/* Unknown, moved away, or of an older placement: it must go. */
-		if (!seen->gone)
+		if (seen->gone)
+			move_left(core, host, seen->uid, now, out);
+		else if (!move_keeps(core, host, seen->uid))
 			out_tell_remove(out, host->name, seen->uid, seen->epoch);
 		return;
 	}
@@ -246,6 +249,7 @@ int core_host_hello(struct core *core, const struct core_hostfacts *facts,
 		out_log(out, "host", host->name, "Up", false, host->name, "is up");
 	for (size_t i = 0; i < count; i++)
 		observe_one(core, host, &observed[i], now, out);
+	move_hello(core, host, observed, count, now, out);
 	/* What was being removed and is not there any more is gone; what was lost
 	 * and has not been heard of is to be started. */
 	DL_FOREACH_SAFE2(host->guests, guest, next, host_next)
@@ -338,6 +342,7 @@ uint64_t core_tick(struct core *core, uint64_t now, uint64_t mono, struct core_o
 			break;
 		}
 	}
+	move_tick(core, now, out);
 	avoided = avoid_tick(core, now, out);
 	if (avoided < next)
 		next = avoided;
@@ -378,6 +383,9 @@ int core_host_remove(struct core *core, const char *name, struct core_out *out, 
 			name, host->guest_count);
 	if (host->state == CORE_HOST_UP || host->state == CORE_HOST_SUSPECT)
 		return err_set(err, -EBUSY, "host %s is up; stop its agent first", name);
+	if (host->held_count)
+		return err_set(err, -EBUSY, "host %s has a part in %u moves of guests", name,
+			host->held_count);
 	out_dirty(out, CORE_KIND_HOST, host->name);
 	out_log(out, "host", name, "Removed", false, name, "asked for by a user");
 	host_free(core, host);

@@ -11,7 +11,7 @@
 static int check_host(const struct core *core, const struct core_host *host, struct err *err)
 {
 	uint64_t memory = 0, disk = 0;
-	uint32_t cpu = 0, count = 0, ready = 0;
+	uint32_t cpu = 0, count = 0, ready = 0, held = 0;
 	const struct core_guest *guest;
 
 	DL_FOREACH2(host->guests, guest, host_next)
@@ -25,12 +25,44 @@ static int check_host(const struct core *core, const struct core_host *host, str
 		count++;
 		ready += guest->ready;
 	}
+	for (const struct core_move *m = core->moves; m; m = m->hh.next) {
+		if (m->held != host)
+			continue;
+		memory += m->held_memory;
+		disk += m->held_disk;
+		cpu += m->held_cpu;
+		held++;
+	}
+	if (held != host->held_count)
+		return BROKEN(3, "the moves of host %s do not match", host->name);
 	if (memory != host->memory_reserved || disk != host->disk_reserved ||
 		cpu != host->cpu_reserved || count != host->guest_count ||
 		ready != host->ready_count)
 		return BROKEN(3, "the sums of host %s do not match its guests", host->name);
 	/* A host may shrink (less memory after a reboot): only then is it over. */
-	(void)core;
+	return 0;
+}
+
+static int check_move(const struct core *core, const struct core_move *m, struct err *err)
+{
+	const struct core_guest *guest = m->guest;
+	const char *at = m->phase <= CORE_MOVE_LAST ? m->source : m->target;
+
+	if (m->number > core->meta.next_epoch)
+		return BROKEN(14, "move of %s was never given", m->name);
+	if ((guest != NULL) != (m->phase <= CORE_MOVE_START) || (m->held && !core_move_active(m)))
+		return BROKEN(14, "move of %s: %s", m->name, core_move_phase_name(m->phase));
+	if (!guest)
+		return 0;
+	if (guest->move != m || guest->uid != m->uid || guest->deleting || guest->evicted)
+		return BROKEN(14, "%s does not move as its move says", m->name);
+	if (!guest->host || strcmp(guest->host->name, at) != 0 ||
+		(guest->epoch == m->epoch) != (m->phase <= CORE_MOVE_LAST))
+		return BROKEN(
+			14, "%s, %s, is not on %s", m->name, core_move_phase_name(m->phase), at);
+	if (m->phase <= CORE_MOVE_LAST && (!m->held || strcmp(m->held->name, m->target) != 0 ||
+						  m->held_memory < guest->memory))
+		return BROKEN(14, "nothing is held for %s on %s", m->name, m->target);
 	return 0;
 }
 
@@ -50,6 +82,8 @@ static int check_guest(const struct core *core, const struct core_guest *guest, 
 		return BROKEN(6, "%s has no host and does not wait for one", guest->name);
 	if (guest->ready && (guest->phase != CORE_RUNNING || !guest->host))
 		return BROKEN(7, "%s is ready but %s", guest->name, core_phase_name(guest->phase));
+	if (guest->from_move && !guest->host)
+		return BROKEN(14, "%s has a disk that moved, and no host", guest->name);
 	if (guest->deleting != (guest->group == NULL))
 		return BROKEN(8, "%s is being removed and in a group", guest->name);
 	if (!guest->deleting) {
@@ -134,6 +168,8 @@ int core_check(const struct core *core, struct err *err)
 		rc = check_guest(core, g, err);
 	for (const struct core_network *n = core->by_vni; rc == 0 && n; n = n->hh_vni.next)
 		rc = check_network(n, err);
+	for (const struct core_move *m = core->moves; rc == 0 && m; m = m->hh.next)
+		rc = check_move(core, m, err);
 	for (d = core->deployments; rc == 0 && d; d = d->hh.next) {
 		const struct core_group *group;
 		const struct core_guest *guest;

@@ -185,6 +185,7 @@ int core_load_guest(struct core *core, const struct core_load_guest *load, struc
 	guest->exit_status = load->exit_status;
 	guest->evicted = load->evicted;
 	guest->unfenced = load->unfenced;
+	guest->from_move = load->from_move;
 	guest_set_reason(guest, load->reason);
 	text_set(core, &guest->placed_because, load->placed_because);
 	rc = load_nics(guest, load, err);

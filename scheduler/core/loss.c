@@ -45,6 +45,7 @@ static void lose(struct core *core, struct core_host *host, uint64_t now, struct
 	out_dirty(out, CORE_KIND_HOST, host->name);
 	out_log(out, "host", host->name, "Lost", true, host->name,
 		"no heartbeat for a whole lease; %u guests are there", host->guest_count);
+	move_host_lost(core, host, now, out);
 	DL_FOREACH2(host->guests, guest, host_next)
 	{
 		guest_set_phase(guest, CORE_LOST, what_next(guest));

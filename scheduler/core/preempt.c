@@ -130,6 +130,7 @@ static void evict(struct run *run, const struct victims *v, struct core_out *out
 	for (size_t i = 0; i < v->count; i++) {
 		struct core_guest *guest = v->guests[i];
 
+		move_off(run->core, guest, text, out);
 		guest->evicted = true;
 		guest_set_ready(guest, false);
 		guest_set_reason(guest, text);

@@ -282,7 +282,7 @@ enum refusal rules_host(const struct run *run, const struct core_host *host, uin
 	if (spec->max_per_host &&
 		counts_of(&run->group->on_hosts, host->order) >= spec->max_per_host)
 		return MAX_PER_HOST;
-	if (host->exclusive_count || (rules->exclusive && host->guest_count))
+	if (host->exclusive_count || (rules->exclusive && (host->guest_count || host->held_count)))
 		return EXCLUSIVE;
 	if (host->nominated && host->nominated != run->group &&
 		spec->priority <= host->nominated->spec.priority)

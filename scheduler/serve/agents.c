@@ -5,6 +5,7 @@
 
 #include "lib/log.h"
 #include "lib/proc.h"
+#include "scheduler/core/move.h"
 #include "scheduler/core/tables.h"
 #include "scheduler/serve/serve_int.h"
 
@@ -164,6 +165,7 @@ struct part {
 	struct arena a;
 	Um__Desired d;
 	size_t guest_room, net_room, removed_room, vni_room;
+	size_t in_room, out_room, ended_room; /* moves */
 	size_t bytes;
 	tell_fn *fn;
 	void *arg;
@@ -174,6 +176,7 @@ static void part_reset(struct part *p)
 	arena_free(&p->a);
 	um__desired__init(&p->d);
 	p->guest_room = p->net_room = p->removed_room = p->vni_room = 0;
+	p->in_room = p->out_room = p->ended_room = 0;
 	p->bytes = 0;
 }
 
@@ -206,7 +209,8 @@ static void *more_room(struct part *p, void *array, size_t count, size_t *room, 
 
 static void add_remove(struct part *p, uint64_t uid, uint64_t epoch);
 
-static void add_guest(struct part *p, const struct core_guest *g)
+/* NULL: it is on its way out. */
+static Um__GuestAssign *assign(struct part *p, const struct core_guest *g)
 {
 	Um__GroupSpec *group =
 		g->group ? labs_group(p->s, g->deployment->name, g->group->spec.name) : NULL;
@@ -214,12 +218,8 @@ static void add_guest(struct part *p, const struct core_guest *g)
 	const Um__ArtefactInfo *kernel;
 	Um__GuestAssign *a;
 
-	/* What is being removed is named: its agent may have told that nothing is left
-	 * just when the connection was lost, and tells it again. */
-	if (!group || g->evicted) {
-		add_remove(p, g->uid, g->epoch);
-		return;
-	}
+	if (!group || g->evicted)
+		return NULL;
 	a = arena_get(&p->a, sizeof(*a));
 	um__guest_assign__init(a);
 	a->uid = g->uid;
@@ -228,6 +228,7 @@ static void add_guest(struct part *p, const struct core_guest *g)
 	a->run = g->want_run;
 	a->generation = g->generation;
 	a->disk_generation = g->disk_generation;
+	a->from_move = g->from_move;
 	a->spec = group->guest;
 	a->fenced = g->group->spec.on_loss == CORE_LOSS_RESTART;
 	a->boot = boots_asked(p->s, g, &p->a);
@@ -243,10 +244,48 @@ static void add_guest(struct part *p, const struct core_guest *g)
 	for (size_t i = 0; kernel && i < kernel->n_meta; i++)
 		if (strcmp(kernel->meta[i]->key, "release") == 0)
 			a->kernel_release = kernel->meta[i]->value;
+	p->bytes += um__guest_assign__get_packed_size(a);
+	return a;
+}
+
+static void add_guest(struct part *p, const struct core_guest *g)
+{
+	Um__GuestAssign *a = assign(p, g);
+
+	/* What is being removed is named: its agent may have told that nothing is left
+	 * just when the connection was lost, and tells it again. */
+	if (!a) {
+		add_remove(p, g->uid, g->epoch);
+		return;
+	}
 	p->d.guests =
 		more_room(p, p->d.guests, p->d.n_guests, &p->guest_room, sizeof(*p->d.guests));
 	p->d.guests[p->d.n_guests++] = a;
-	p->bytes += um__guest_assign__get_packed_size(a);
+}
+
+/* The move as it is to be on this host. */
+static void add_move(struct part *p, uint64_t number)
+{
+	const struct core_move *m = core_move(p->s->core, number);
+	Um__GuestAssign *a;
+
+	if (m && core_move_out_of(m, p->agent->host)) {
+		p->d.moves_out = more_room(
+			p, p->d.moves_out, p->d.n_moves_out, &p->out_room, sizeof(*p->d.moves_out));
+		p->d.moves_out[p->d.n_moves_out++] = moves_source_view(p->s, m, &p->a);
+	} else if (m && core_move_into(m, p->agent->host)) {
+		a = assign(p, m->guest);
+		if (!a)
+			return;
+		p->d.moves_in = more_room(
+			p, p->d.moves_in, p->d.n_moves_in, &p->in_room, sizeof(*p->d.moves_in));
+		p->d.moves_in[p->d.n_moves_in++] = moves_target_view(p->s, m, a, &p->a);
+	} else {
+		p->d.moves_ended = more_room(p, p->d.moves_ended, p->d.n_moves_ended,
+			&p->ended_room, sizeof(*p->d.moves_ended));
+		p->d.moves_ended[p->d.n_moves_ended++] = number;
+	}
+	p->bytes += 200;
 }
 
 static Um__NetMember *member(struct part *p, const struct core_nic *nic)
@@ -413,13 +452,17 @@ static void tell_changes(struct part *p, const struct told *told)
 			if (!net_there(p, action->vni))
 				add_net_gone(p, action->vni);
 			break;
+		case CORE_TELL_MOVE:
+			add_move(p, action->move);
+			break;
 		case CORE_TELL_FULL:
 			break;
 		}
 		if (is_large(p))
 			part_send(p, false, false);
 	}
-	if (p->d.n_guests || p->d.n_removed || p->d.n_networks || p->d.n_removed_vnis)
+	if (p->d.n_guests || p->d.n_removed || p->d.n_networks || p->d.n_removed_vnis ||
+		p->d.n_moves_in || p->d.n_moves_out || p->d.n_moves_ended)
 		part_send(p, false, false);
 }
 
@@ -476,6 +519,12 @@ static void tell_everything(struct part *p)
 	DL_FOREACH2(host->guests, g, host_next)
 	{
 		add_guest(p, g);
+		if (is_large(p))
+			part_send(p, true, true);
+	}
+	for (const struct core_move *m = core_moves(p->s->core); m; m = m->hh.next) {
+		if (core_move_out_of(m, host->name) || core_move_into(m, host->name))
+			add_move(p, m->number);
 		if (is_large(p))
 			part_send(p, true, true);
 	}
@@ -679,6 +728,7 @@ static void hello(struct serve *s, const struct peer *from, const Um__Envelope *
 		serve_error(s, from, env->id, &err);
 		core_out_reset(&s->out);
 	} else {
+		moves_observed(s, agent, h->moves, h->n_moves, true);
 		log_info("host is here", LOG_STR("host", h->host), LOG_U64("guests", h->n_guests));
 		commit_event(s, NULL, NULL, NULL, 0);
 		announce_key(s, agent);
@@ -788,6 +838,7 @@ static void observed(struct serve *s, struct agent *agent, const Um__Envelope *e
 		core_out_reset(&s->out);
 		log_warn("a report was refused", LOG_STR("host", agent->host), LOG_ERR(&err));
 	} else {
+		moves_observed(s, agent, o->moves, o->n_moves, false);
 		commit_event(s, NULL, NULL, NULL, 0);
 	}
 	free(list);

@@ -4,6 +4,7 @@
  *   host/NAME               StoredHost
  *   deployment/NAME         StoredDeployment
  *   guest/UID16             StoredGuest
+ *   move/NUMBER16           StoredMove
  *   key/PUBKEYHEX           StoredKey
  *   artefact/KIND/NAME      ArtefactInfo
  *   event/SEQ16             EventInfo
@@ -136,6 +137,7 @@ static void guest_op(struct serve *s, const char *hex, struct arena *a, struct s
 	record.deleting = g->deleting;
 	record.evicted = g->evicted;
 	record.unfenced = g->unfenced;
+	record.from_move = g->from_move;
 	record.phase = (Um__Phase)g->phase;
 	record.ready = g->ready;
 	record.host = arena_str(a, g->host ? g->host->name : "");
@@ -155,6 +157,15 @@ static void guest_op(struct serve *s, const char *hex, struct arena *a, struct s
 	for (uint32_t i = 0; i < g->nic_count; i++)
 		record.nics[record.n_nics++] = view_nic(&g->nics[i], a);
 	put(a, op, &record.base);
+}
+
+static void move_op(struct serve *s, const char *hex, struct arena *a, struct store_op *op)
+{
+	Um__StoredMove *record = moves_record(s, strtoull(hex, NULL, 16), a);
+
+	op->key = keyf(a, "move/%s", hex);
+	if (record)
+		put(a, op, &record->base);
 }
 
 void records_op(
@@ -182,6 +193,9 @@ void records_op(
 		break;
 	case CORE_KIND_GUEST:
 		guest_op(s, dirty->key, a, op);
+		break;
+	case CORE_KIND_MOVE:
+		move_op(s, dirty->key, a, op);
 		break;
 	}
 }
@@ -372,6 +386,7 @@ static int load_guest(void *arg, const char *key, const void *value, size_t size
 	g.want_run = r->want_run;
 	g.deleting = r->deleting;
 	g.unfenced = r->unfenced;
+	g.from_move = r->from_move;
 	g.evicted = r->evicted;
 	g.phase = (enum core_phase)r->phase;
 	g.ready = r->ready;
@@ -402,6 +417,17 @@ static int load_guest(void *arg, const char *key, const void *value, size_t size
 	if (rc == 0)
 		rc = core_load_guest(l->s->core, &g, l->err);
 	um__stored_guest__free_unpacked(r, NULL);
+	return rc;
+}
+
+static int load_move(void *arg, const char *key, const void *value, size_t size, uint64_t revision)
+{
+	struct loading *l = arg;
+	Um__StoredMove *r = um__stored_move__unpack(NULL, size, value);
+	int rc = r ? moves_load(l->s, r, l->err) : bad(l, key);
+
+	(void)revision;
+	um__stored_move__free_unpacked(r, NULL);
 	return rc;
 }
 
@@ -463,6 +489,7 @@ int records_load(struct serve *s, struct err *err)
 		{"host/", load_host},
 		{"deployment/", load_deployment},
 		{"guest/", load_guest},
+		{"move/", load_move},
 		{"event/", load_event},
 	};
 	int rc = 0;

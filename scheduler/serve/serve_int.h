@@ -291,6 +291,20 @@ size_t events_add(struct serve *s, const struct core_log *log, struct arena *a,
 void events_load(struct serve *s, Um__EventInfo *event); /* takes it */
 void events_free(struct serve *s);
 
+/* ---------------------------------------------------------------- moves.c */
+
+/* After core_host_hello() or core_observe(), before the commit. */
+void moves_observed(struct serve *s, const struct agent *agent, Um__MoveObserved **moves,
+	size_t count, bool hello);
+Um__MoveSource *moves_source_view(struct serve *s, const struct core_move *m, struct arena *a);
+Um__MoveTarget *moves_target_view(
+	struct serve *s, const struct core_move *m, Um__GuestAssign *assign, struct arena *a);
+Um__MigrationInfo *moves_view(const struct core_move *m, struct arena *a);
+void moves_migrate(struct serve *s, const struct peer *from, const Um__Envelope *env);
+/* The record; NULL when there is no such move (any more). */
+Um__StoredMove *moves_record(const struct serve *s, uint64_t number, struct arena *a);
+int moves_load(struct serve *s, const Um__StoredMove *r, struct err *err);
+
 /* ---------------------------------------------------------------- boots.c */
 
 /* How long the last boot of each guest took; kept in memory, the agents tell it

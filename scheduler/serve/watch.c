@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "scheduler/core/move.h"
 #include "scheduler/serve/serve_int.h"
 
 #define WATCHERS_MAX 1024u
@@ -209,6 +210,19 @@ static void list_events(struct listing *l)
 	}
 }
 
+static void add_move(struct listing *l, const struct core_move *m)
+{
+	const Um__GetRequest *r = l->r;
+	size_t n = strlen(r->deployment);
+
+	if (!wanted_name(r, m->name) ||
+		(n && (strncmp(m->name, r->deployment, n) != 0 || m->name[n] != '/')) ||
+		(*r->host && strcmp(r->host, m->source) != 0 && strcmp(r->host, m->target) != 0) ||
+		(*r->state && strcmp(r->state, core_move_phase_name(m->phase)) != 0))
+		return;
+	ADD(l, migrations, moves_view(m, &l->a));
+}
+
 static void list(struct listing *l)
 {
 	const struct core_deployment *d;
@@ -238,6 +252,10 @@ static void list(struct listing *l)
 		break;
 	case UM__KIND__KIND_EVENTS:
 		list_events(l);
+		break;
+	case UM__KIND__KIND_MIGRATIONS:
+		for (const struct core_move *m = core_moves(l->s->core); m; m = m->hh.next)
+			add_move(l, m);
 		break;
 	default:
 		break;
@@ -324,6 +342,7 @@ static void fill(struct listing *l, enum core_kind kind, const char *key)
 	const struct core_deployment *d;
 	const struct core_guest *g;
 	const struct core_host *h;
+	const struct core_move *m;
 	char **deleted;
 
 	if (kind == CORE_KIND_HOST && l->r->kind == UM__KIND__KIND_HOSTS) {
@@ -343,6 +362,12 @@ static void fill(struct listing *l, enum core_kind kind, const char *key)
 		if (d) {
 			if (wanted_name(l->r, d->name) && of_deployment(l->r, d->name))
 				ADD(l, deployments, view_deployment(l->s, d, false, &l->a));
+			return;
+		}
+	} else if (kind == CORE_KIND_MOVE && l->r->kind == UM__KIND__KIND_MIGRATIONS) {
+		m = core_move(l->s->core, strtoull(key, NULL, 16));
+		if (m) {
+			add_move(l, m);
 			return;
 		}
 	} else {

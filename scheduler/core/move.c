@@ -1,0 +1,686 @@
+#include "scheduler/core/move.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "scheduler/core/core_int.h"
+#include "scheduler/core/run.h"
+
+#define ACTIVE_MAX 1024u
+#define ENDED_MAX 64u /* that are remembered */
+/* The guest is stopped and neither side says anything: the link, or an agent, hangs. */
+#define SILENCE_MS 60000u
+
+/* ---------------------------------------------------------------- reading */
+
+const char *core_move_phase_name(enum core_move_phase phase)
+{
+	static const char *const names[] = {"preparing", "copying", "freezing", "last", "starting",
+		"dropping", "back", "done", "failed", "cancelled"};
+
+	return (size_t)phase < sizeof(names) / sizeof(names[0]) ? names[phase] : "unknown";
+}
+
+static struct core_move *find(const struct core *core, uint64_t number)
+{
+	struct core_move *m;
+
+	HASH_FIND(hh, core->moves, &number, sizeof(number), m);
+	return m;
+}
+
+const struct core_move *core_move(const struct core *core, uint64_t number)
+{
+	return find(core, number);
+}
+
+const struct core_move *core_moves(const struct core *core)
+{
+	return core->moves;
+}
+
+bool core_move_active(const struct core_move *m)
+{
+	return m->phase < CORE_MOVE_DONE;
+}
+
+static bool before_handover(const struct core_move *m)
+{
+	return m->phase <= CORE_MOVE_LAST;
+}
+
+static bool is(const char *a, const char *b)
+{
+	return strcmp(a, b) == 0;
+}
+
+bool core_move_out_of(const struct core_move *m, const char *host)
+{
+	return m->phase >= CORE_MOVE_COPY && m->phase <= CORE_MOVE_START && is(m->source, host);
+}
+
+bool core_move_into(const struct core_move *m, const char *host)
+{
+	return before_handover(m) && is(m->target, host);
+}
+
+/* ---------------------------------------------------------------- parts */
+
+static void dirty(const struct core_move *m, struct core_out *out)
+{
+	char key[CORE_NAME];
+
+	(void)snprintf(key, sizeof(key), "%016" PRIx64, m->number);
+	out_dirty(out, CORE_KIND_MOVE, key);
+}
+
+static void tell(const struct core_move *m, const char *host, struct core_out *out)
+{
+	struct core_action action = {
+		.kind = CORE_TELL_MOVE, .uid = m->uid, .epoch = m->epoch, .move = m->number};
+
+	(void)str_copy(action.host, sizeof(action.host), host);
+	out_action(out, &action);
+}
+
+static void say(const struct core_move *m, const char *reason, bool warning, struct core_out *out)
+{
+	out_log(out, "guest", m->name, reason, warning, m->target, "from %s to %s%s%s", m->source,
+		m->target, *m->reason ? ": " : "", m->reason);
+}
+
+static bool is_lost(const struct core *core, const char *name)
+{
+	const struct core_host *host = host_get(core, name);
+
+	return !host || host->state == CORE_HOST_LOST;
+}
+
+/* All that the guest needs, or its disk alone. */
+static void hold(struct core *core, struct core_move *m, struct core_host *host, bool all)
+{
+	const struct core_guest *guest = m->guest;
+
+	m->held = host;
+	m->held_disk = guest->disk;
+	m->held_memory = all ? guest->memory : 0;
+	m->held_cpu = all ? guest->cpu : 0;
+	m->held_exclusive = all && guest->exclusive;
+	host->memory_reserved += m->held_memory;
+	host->cpu_reserved += m->held_cpu;
+	host->disk_reserved += m->held_disk;
+	host->exclusive_count += m->held_exclusive;
+	host->held_count++;
+	index_moved(core, host);
+}
+
+static void release(struct core *core, struct core_move *m)
+{
+	struct core_host *host = m->held;
+
+	if (!host)
+		return;
+	m->held = NULL;
+	host->memory_reserved -= m->held_memory;
+	host->cpu_reserved -= m->held_cpu;
+	host->disk_reserved -= m->held_disk;
+	host->exclusive_count -= m->held_exclusive;
+	host->held_count--;
+	index_moved(core, host);
+	core->place_due = true;
+}
+
+static void let_go(struct core_move *m)
+{
+	if (m->guest)
+		m->guest->move = NULL;
+	m->guest = NULL;
+}
+
+static void forget(struct core *core, struct core_move *m)
+{
+	release(core, m);
+	let_go(m);
+	if (!core_move_active(m))
+		core->moves_ended--;
+	HASH_DEL(core->moves, m);
+	free(m);
+}
+
+void move_free_all(struct core *core)
+{
+	struct core_move *m, *next;
+
+	HASH_ITER (hh, core->moves, m, next)
+		forget(core, m);
+}
+
+/* The oldest of those that have ended make room. */
+static void trim(struct core *core, struct core_out *out)
+{
+	struct core_move *m, *next;
+
+	HASH_ITER (hh, core->moves, m, next) {
+		if (core->moves_ended <= ENDED_MAX)
+			return;
+		if (core_move_active(m))
+			continue;
+		dirty(m, out);
+		forget(core, m);
+	}
+}
+
+static void finish(struct core *core, struct core_move *m, uint64_t now, struct core_out *out)
+{
+	let_go(m);
+	release(core, m);
+	m->phase = m->phase == CORE_MOVE_DROP ? CORE_MOVE_DONE
+		   : m->cancelled	      ? CORE_MOVE_CANCELLED
+					      : CORE_MOVE_FAILED;
+	m->ended_at = now;
+	core->moves_ended++;
+	dirty(m, out);
+	tell(m, m->source, out);
+	tell(m, m->target, out);
+	if (m->phase == CORE_MOVE_DONE)
+		say(m, "Moved", false, out);
+}
+
+static void back(struct core *core, struct core_move *m, uint64_t now, struct core_out *out,
+	const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+
+static void back(struct core *core, struct core_move *m, uint64_t now, struct core_out *out,
+	const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	(void)vsnprintf(m->reason, sizeof(m->reason), fmt, ap);
+	va_end(ap);
+	m->phase = CORE_MOVE_BACK;
+	let_go(m);
+	dirty(m, out);
+	tell(m, m->source, out);
+	tell(m, m->target, out);
+	say(m, m->cancelled ? "MoveCancelled" : "MoveFailed", !m->cancelled, out);
+	/* What a lost host has of it, it forgets when it is told everything anew. */
+	if (is_lost(core, m->target))
+		finish(core, m, now, out);
+}
+
+/* What the source has is told to go, under the newest epoch. */
+static void drop(struct core *core, struct core_move *m, uint64_t now, struct core_out *out)
+{
+	uint64_t epoch = m->guest->epoch;
+
+	m->phase = CORE_MOVE_DROP;
+	m->running_at = now;
+	let_go(m);
+	dirty(m, out);
+	out_tell_remove(out, m->source, m->uid, epoch);
+	tell(m, m->target, out);
+	if (is_lost(core, m->source))
+		finish(core, m, now, out);
+}
+
+/* ---------------------------------------------------------------- hand-over */
+
+static void hand_over(struct core *core, struct core_move *m, uint64_t now, struct core_out *out)
+{
+	struct core_host *source = m->guest->host, *target = m->held;
+	struct core_guest *guest = m->guest;
+	char text[CORE_REASON];
+
+	if (m->has_digest[CORE_MOVE_SOURCE] && m->has_digest[CORE_MOVE_TARGET] &&
+		memcmp(m->digests[0], m->digests[1], CORE_DIGEST) != 0) {
+		back(core, m, now, out, "the copy is not equal to what it was made of");
+		return;
+	}
+	release(core, m);
+	netplan_leaving(guest, out);
+	guest_set_ready(guest, false);
+	guest_detach_host(guest);
+	guest_attach_host(guest, target);
+	guest->epoch = ++core->meta.next_epoch;
+	guest->from_move = m->number;
+	guest->unfenced = guest->final = false;
+	guest->troubles = 0;
+	(void)snprintf(text, sizeof(text), "moved here from %s", source->name);
+	text_set(core, &guest->placed_because, text);
+	guest_set_phase(guest, CORE_PLACED, text);
+	hold(core, m, source, false);
+	m->phase = CORE_MOVE_START;
+	out_dirty(out, CORE_KIND_META, "meta");
+	out_dirty_guest(out, guest);
+	dirty(m, out);
+	netplan_placed(guest, out);
+	out_tell_guest(out, guest);
+	say(m, "HandedOver", false, out);
+	core->place_due = true;
+}
+
+/* ---------------------------------------------------------------- beginning, cancelling */
+
+static int choose(struct core *core, struct core_guest *guest, const char *to,
+	struct core_host **host, struct err *err)
+{
+	char text[CORE_REASON];
+	uint32_t penalty = 0;
+	enum refusal refusal;
+	struct run run;
+	int rc = 0;
+
+	*host = NULL;
+	/* The rules see the group as it will be: without this one where it is. */
+	guest_count_place(guest, -1);
+	run_begin(&run, core, guest->group, guest->host);
+	run.need.memory = guest->memory;
+	run.need.disk = guest->disk;
+	run.need.cpu = guest->cpu;
+	if (run.failed) {
+		rc = err_set(err, -ENOMEM, "memory is short");
+	} else if (*to) {
+		*host = host_get(core, to);
+		rules_least(&run);
+		refusal = run_judge(&run, *host, &penalty);
+		if (refusal != FITS)
+			rc = err_set(err, -EHOSTUNREACH, "host %s does not take guest %s: %s", to,
+				guest->name, refusal_text(refusal));
+	} else {
+		*host = run_next(&run, NULL);
+		if (!*host) {
+			run_explain(&run, text);
+			rc = err_set(
+				err, -EHOSTUNREACH, "guest %s cannot move: %s", guest->name, text);
+		}
+	}
+	run_end(&run);
+	guest_count_place(guest, 1);
+	return rc;
+}
+
+static int may_move(
+	const struct core *core, const struct core_guest *guest, const char *to, struct err *err)
+{
+	if (!guest || guest->deleting)
+		return err_set(err, -ENOENT, "no such guest");
+	if (!guest->host)
+		return err_set(err, -EBUSY, "guest %s has no host yet", guest->name);
+	if (guest->evicted)
+		return err_set(err, -EBUSY, "guest %s gives way to others", guest->name);
+	if (guest->move)
+		return err_set(err, -EBUSY, "guest %s moves already, to %s", guest->name,
+			guest->move->target);
+	if (guest->host->state == CORE_HOST_LOST || guest->host->state == CORE_HOST_JOINING)
+		return err_set(err, -EBUSY, "guest %s: its host %s is %s", guest->name,
+			guest->host->name, core_host_state_name(guest->host->state));
+	if (*to && !host_get(core, to))
+		return err_set(err, -ENOENT, "no host '%s'", to);
+	if (is(guest->host->name, to))
+		return err_set(err, -EBUSY, "guest %s is on host %s", guest->name, to);
+	if (HASH_COUNT(core->moves) - core->moves_ended >= ACTIVE_MAX)
+		return err_set(err, -EBUSY, "%u guests are moving already", ACTIVE_MAX);
+	return 0;
+}
+
+int core_migrate(struct core *core, uint64_t uid, const struct core_migrate *how, uint64_t now,
+	struct core_migrate_plan *plan, struct core_out *out, struct err *err)
+{
+	struct core_guest *guest;
+	struct core_host *host;
+	struct core_move *m;
+	int rc;
+
+	HASH_FIND(hh, core->guests, &uid, sizeof(uid), guest);
+	rc = may_move(core, guest, how->to, err);
+	if (rc == 0)
+		rc = choose(core, guest, how->to, &host, err);
+	if (rc < 0)
+		return rc;
+	*plan = (struct core_migrate_plan){.number = 0};
+	(void)str_copy(plan->from, sizeof(plan->from), guest->host->name);
+	(void)str_copy(plan->to, sizeof(plan->to), host->name);
+	if (how->dry_run)
+		return 0;
+	m = calloc(1, sizeof(*m));
+	if (!m)
+		return err_set(err, -ENOMEM, "memory is short");
+	m->number = ++core->meta.next_epoch;
+	m->uid = uid;
+	m->guest = guest;
+	m->epoch = guest->epoch;
+	(void)str_copy(m->name, sizeof(m->name), guest->name);
+	(void)str_copy(m->source, sizeof(m->source), guest->host->name);
+	(void)str_copy(m->target, sizeof(m->target), host->name);
+	m->rate = how->rate;
+	m->max_downtime_ms = how->max_downtime_ms;
+	m->drain = how->drain;
+	m->started_at = m->heard_at = now;
+	guest->move = m;
+	HASH_ADD(hh, core->moves, number, sizeof(m->number), m);
+	hold(core, m, host, true);
+	plan->number = m->number;
+	out_dirty(out, CORE_KIND_META, "meta");
+	dirty(m, out);
+	tell(m, m->target, out);
+	say(m, "Moving", false, out);
+	trim(core, out);
+	return 0;
+}
+
+int core_move_cancel(
+	struct core *core, uint64_t uid, uint64_t now, struct core_out *out, struct err *err)
+{
+	struct core_guest *guest;
+	struct core_move *m;
+
+	HASH_FIND(hh, core->guests, &uid, sizeof(uid), guest);
+	m = guest ? guest->move : NULL;
+	if (!m)
+		return err_set(
+			err, -ENOENT, "guest %s does not move", guest ? guest->name : "(unknown)");
+	if (!before_handover(m))
+		return err_set(err, -EBUSY, "guest %s is on host %s by now: nothing to cancel",
+			m->name, m->target);
+	m->cancelled = true;
+	back(core, m, now, out, "cancelled by a user");
+	place_pending(core, now, out);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- what agents say */
+
+static void to_phase(struct core_move *m, enum core_move_phase phase, struct core_out *out)
+{
+	m->phase = phase;
+	dirty(m, out);
+	tell(m, m->source, out);
+}
+
+static void take_digest(struct core_move *m, const struct core_move_seen *seen)
+{
+	if (!seen->digest)
+		return;
+	memcpy(m->digests[seen->side], seen->digest, CORE_DIGEST);
+	m->has_digest[seen->side] = true;
+}
+
+static void source_says(
+	struct core_move *m, const struct core_move_seen *seen, uint64_t now, struct core_out *out)
+{
+	enum core_move_state state = seen->state;
+
+	m->numbers = seen->numbers;
+	if (m->phase == CORE_MOVE_COPY && state == CORE_MOVE_IS_SMALL) {
+		to_phase(m, CORE_MOVE_FREEZE, out);
+		say(m, "Freezing", false, out);
+	} else if (m->phase == CORE_MOVE_FREEZE &&
+		   (state == CORE_MOVE_IS_FROZEN || state == CORE_MOVE_IS_SEALED)) {
+		m->frozen_at = seen->frozen_at ? seen->frozen_at : now;
+		m->phase = CORE_MOVE_LAST;
+		dirty(m, out);
+	} else {
+		dirty(m, out); /* for those who watch */
+	}
+	if (state == CORE_MOVE_IS_SEALED)
+		take_digest(m, seen);
+}
+
+static void target_says(
+	struct core_move *m, const struct core_move_seen *seen, struct core_out *out)
+{
+	if (m->phase == CORE_MOVE_PREPARE && seen->state == CORE_MOVE_IS_READY)
+		to_phase(m, CORE_MOVE_COPY, out);
+	m->sealed = seen->state == CORE_MOVE_IS_SEALED;
+	if (m->sealed)
+		take_digest(m, seen);
+	if (before_handover(m) && seen->reason)
+		(void)snprintf(m->reason, sizeof(m->reason), "%s", seen->reason);
+}
+
+static void observe(struct core *core, const char *host, const struct core_move_seen *seen,
+	uint64_t now, struct core_out *out)
+{
+	struct core_move *m = find(core, seen->number);
+	struct core_move unknown = {.number = seen->number};
+	bool target = m && seen->side == CORE_MOVE_TARGET && is(m->target, host);
+	bool source = m && seen->side == CORE_MOVE_SOURCE && is(m->source, host);
+
+	if ((!target && !source) || !core_move_active(m)) {
+		if (!seen->gone)
+			tell(m ? m : &unknown, host, out);
+		return;
+	}
+	m->heard_at = now;
+	if (target && seen->gone && m->phase == CORE_MOVE_BACK) {
+		finish(core, m, now, out);
+		return;
+	}
+	if (m->phase == CORE_MOVE_BACK || m->phase == CORE_MOVE_DROP) {
+		/* The source is told when it has nothing any more (finish()). */
+		if (!seen->gone && (m->phase == CORE_MOVE_BACK || target))
+			tell(m, host, out);
+		return;
+	}
+	if (!before_handover(m))
+		return;
+	if (seen->state == CORE_MOVE_HAS_FAILED || seen->gone) {
+		back(core, m, now, out, "%s: %s", host,
+			seen->reason && *seen->reason ? seen->reason
+						      : "has nothing of it any more");
+		/* Nothing to wait for. */
+		if (target && seen->gone)
+			finish(core, m, now, out);
+		return;
+	}
+	if (source)
+		source_says(m, seen, now, out);
+	else
+		target_says(m, seen, out);
+	/* LAST: the source said that the guest has ended, under the epoch that it had. */
+	if (m->phase == CORE_MOVE_LAST && m->sealed)
+		hand_over(core, m, now, out);
+}
+
+int core_move_observed(struct core *core, const char *host, const struct core_move_seen *seen,
+	size_t count, bool hello, uint64_t now, struct core_out *out, struct err *err)
+{
+	struct core_move *m, *next;
+
+	if (!host_get(core, host))
+		return err_set(err, -ENOENT, "host '%s' is not known", host);
+	for (size_t i = 0; i < count; i++)
+		observe(core, host, &seen[i], now, out);
+	HASH_ITER (hh, core->moves, m, next) {
+		bool there = false;
+
+		if (!hello)
+			break;
+		if (m->phase != CORE_MOVE_BACK || !is(m->target, host))
+			continue;
+		for (size_t i = 0; i < count && !there; i++)
+			there = seen[i].number == m->number;
+		if (!there)
+			finish(core, m, now, out);
+	}
+	place_pending(core, now, out);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- what becomes of guests */
+
+void move_off(struct core *core, struct core_guest *guest, const char *why, struct core_out *out)
+{
+	struct core_move *m = guest->move;
+
+	guest->from_move = 0;
+	if (!m)
+		return;
+	if (before_handover(m))
+		back(core, m, m->heard_at, out, "%s", why);
+	else
+		drop(core, m, m->heard_at, out);
+}
+
+void move_changed(struct core *core, struct core_guest *guest, bool new_disk, struct core_out *out)
+{
+	if (new_disk)
+		guest->from_move = 0;
+	if (guest->move && before_handover(guest->move))
+		back(core, guest->move, guest->move->heard_at, out, "its lab was changed");
+}
+
+void move_noted(struct core *core, struct core_guest *guest, uint64_t now, struct core_out *out)
+{
+	struct core_move *m = guest->move;
+	bool runs = guest->phase == CORE_RUNNING;
+
+	if (m && before_handover(m))
+		return;
+	/* One that is stopped takes its disk when it starts. */
+	if (runs && guest->from_move)
+		guest->from_move = 0;
+	if (m && (runs || (!guest->want_run && guest->phase == CORE_STOPPED)))
+		drop(core, m, now, out);
+}
+
+bool move_keeps(const struct core *core, const struct core_host *host, uint64_t uid)
+{
+	const struct core_guest *guest = core_guest(core, uid);
+	const struct core_move *m = guest ? guest->move : NULL;
+
+	return m && m->phase == CORE_MOVE_START && is(m->source, host->name);
+}
+
+void move_left(struct core *core, const struct core_host *host, uint64_t uid, uint64_t now,
+	struct core_out *out)
+{
+	struct core_move *m, *next;
+
+	HASH_ITER (hh, core->moves, m, next)
+		if (m->phase == CORE_MOVE_DROP && m->uid == uid && is(m->source, host->name))
+			finish(core, m, now, out);
+}
+
+/* ---------------------------------------------------------------- what becomes of hosts */
+
+void move_hello(struct core *core, const struct core_host *host,
+	const struct core_observed *observed, size_t count, uint64_t now, struct core_out *out)
+{
+	struct core_move *m, *next;
+
+	HASH_ITER (hh, core->moves, m, next) {
+		bool there = false;
+
+		if (m->phase != CORE_MOVE_DROP || !is(m->source, host->name))
+			continue;
+		for (size_t i = 0; i < count && !there; i++)
+			there = observed[i].uid == m->uid && !observed[i].gone;
+		if (!there)
+			finish(core, m, now, out);
+	}
+}
+
+void move_host_lost(struct core *core, struct core_host *host, uint64_t now, struct core_out *out)
+{
+	struct core_move *m, *next;
+
+	HASH_ITER (hh, core->moves, m, next) {
+		bool source = is(m->source, host->name), target = is(m->target, host->name);
+
+		if (!core_move_active(m) || (!source && !target))
+			continue;
+		if (before_handover(m))
+			back(core, m, now, out, "host %s is lost", host->name);
+		else if ((m->phase == CORE_MOVE_BACK && target) ||
+			 (m->phase == CORE_MOVE_DROP && source))
+			finish(core, m, now, out);
+		else if (m->phase == CORE_MOVE_START && source)
+			release(core, m);
+	}
+}
+
+static bool is_up(const struct core *core, const char *name)
+{
+	const struct core_host *host = host_get(core, name);
+
+	return host && host->state == CORE_HOST_UP;
+}
+
+void move_tick(struct core *core, uint64_t now, struct core_out *out)
+{
+	struct core_move *m, *next;
+
+	if (HASH_COUNT(core->moves) == core->moves_ended)
+		return;
+	HASH_ITER (hh, core->moves, m, next) {
+		/* The clock may have been set back; and nothing is heard before both are there. */
+		if (m->heard_at > now || !is_up(core, m->source) || !is_up(core, m->target))
+			m->heard_at = now;
+		if ((m->phase == CORE_MOVE_FREEZE || m->phase == CORE_MOVE_LAST) &&
+			now - m->heard_at > SILENCE_MS)
+			back(core, m, now, out, "nothing was heard of it for %u s",
+				SILENCE_MS / 1000);
+	}
+}
+
+/* ---------------------------------------------------------------- loading */
+
+int core_load_move(struct core *core, const struct core_load_move *load, struct err *err)
+{
+	struct core_move *m = calloc(1, sizeof(*m));
+	struct core_host *source, *target;
+
+	if (!m)
+		return err_set(err, -ENOMEM, "memory is short");
+	m->number = load->number;
+	m->uid = load->uid;
+	m->epoch = load->epoch;
+	m->rate = load->rate;
+	m->phase = load->phase;
+	m->max_downtime_ms = load->max_downtime_ms;
+	m->drain = load->drain;
+	m->cancelled = load->cancelled;
+	m->started_at = load->started_at;
+	m->frozen_at = load->frozen_at;
+	m->running_at = load->running_at;
+	m->ended_at = load->ended_at;
+	if (find(core, load->number) || load->number > core->meta.next_epoch ||
+		load->phase > CORE_MOVE_CANCELLED ||
+		str_copy(m->name, sizeof(m->name), load->name) < 0 ||
+		str_copy(m->source, sizeof(m->source), load->source) < 0 ||
+		str_copy(m->target, sizeof(m->target), load->target) < 0) {
+		free(m);
+		return err_set(err, -EPROTO, "move %" PRIu64 " is stored twice, or makes no sense",
+			load->number);
+	}
+	(void)snprintf(m->reason, sizeof(m->reason), "%s", load->reason);
+	HASH_ADD(hh, core->moves, number, sizeof(m->number), m);
+	core->moves_ended += !core_move_active(m);
+	source = host_get(core, m->source);
+	target = host_get(core, m->target);
+	if (!core_move_active(m))
+		return 0;
+	HASH_FIND(hh, core->guests, &m->uid, sizeof(m->uid), m->guest);
+	if (m->phase <= CORE_MOVE_START) {
+		const struct core_host *at = before_handover(m) ? source : target;
+
+		if (!m->guest || m->guest->host != at || m->guest->move || !source || !target)
+			return err_set(err, -EPROTO, "move %" PRIu64 " is not of guest %s on %s",
+				m->number, m->name, at ? at->name : "a host that is not stored");
+		m->guest->move = m;
+		hold(core, m, before_handover(m) ? target : source, before_handover(m));
+		return 0;
+	}
+	/* Nobody else got what is held before all agents were heard again. */
+	if (m->guest && m->phase == CORE_MOVE_BACK && target)
+		hold(core, m, target, true);
+	else if (m->guest && source)
+		hold(core, m, source, false);
+	m->guest = NULL;
+	return 0;
+}

@@ -1,0 +1,156 @@
+/* move: guests on their way from one host to another, with their disks; what the two
+ * agents do and why is in docs/migration.md.
+ *
+ *   phase    the guest is at   left by                            to
+ *   PREPARE  source            target ready                       COPY
+ *   COPY     source            source: what is left is small      FREEZE
+ *   FREEZE   source            source: it has ended               LAST
+ *   LAST     source, stopped   target has it all, sealed          START (hand-over)
+ *   START    target, new epoch target: it runs; or is stopped,    DROP
+ *                              as it should be
+ *   DROP     target            source: nothing is left            DONE
+ *   BACK     source            target: nothing is left            FAILED, CANCELLED
+ *
+ * The hand-over is one event, so one transaction: place, epoch and record.  Before it
+ * everything that goes wrong leads to BACK; after it the move can only end in DONE.
+ *
+ * What is held for a move beside the guest's own reservation: before the hand-over, and
+ * in BACK, all that the guest needs, at the target; after it its disk, at the source.
+ *
+ * From BACK and DROP on the guest is free: it may be moved again.
+ */
+#ifndef UMLAUT_SCHEDULER_CORE_MOVE_H
+#define UMLAUT_SCHEDULER_CORE_MOVE_H
+
+#include "scheduler/core/core.h"
+
+#define CORE_DIGEST 32
+
+/* Stored: numbers stay. */
+enum core_move_phase {
+	CORE_MOVE_PREPARE = 0,
+	CORE_MOVE_COPY = 1,
+	CORE_MOVE_FREEZE = 2,
+	CORE_MOVE_LAST = 3,
+	CORE_MOVE_START = 4,
+	CORE_MOVE_DROP = 5,
+	CORE_MOVE_BACK = 6,
+	CORE_MOVE_DONE = 7,
+	CORE_MOVE_FAILED = 8,
+	CORE_MOVE_CANCELLED = 9,
+};
+const char *core_move_phase_name(enum core_move_phase phase);
+
+/* What an agent says.  The numbers are those of MoveSide, MoveState in the protocol. */
+enum core_move_side { CORE_MOVE_SOURCE = 0, CORE_MOVE_TARGET = 1 };
+enum core_move_state {
+	CORE_MOVE_IS_PREPARING = 0,
+	CORE_MOVE_IS_READY = 1,
+	CORE_MOVE_IS_COPYING = 2,
+	CORE_MOVE_IS_SMALL = 3,
+	CORE_MOVE_IS_FROZEN = 4,
+	CORE_MOVE_IS_SEALED = 5,
+	CORE_MOVE_HAS_FAILED = 6,
+};
+struct core_move_numbers {
+	uint32_t round, expected_ms;
+	uint64_t bytes_done, bytes_left, bytes_total, wire_bytes, rate;
+};
+struct core_move_seen {
+	uint64_t number;
+	enum core_move_side side;
+	enum core_move_state state;
+	bool gone;
+	const char *reason; /* borrowed */
+	struct core_move_numbers numbers;
+	const uint8_t *digest; /* borrowed; NULL: none */
+	uint64_t frozen_at;
+};
+
+struct core_move {
+	uint64_t number; /* of the counter of epochs */
+	uint64_t uid;
+	struct core_guest *guest; /* NULL from DROP, BACK on */
+	char name[CORE_FULLNAME];
+	char source[CORE_NAME], target[CORE_NAME];
+	enum core_move_phase phase;
+	bool cancelled;
+	bool drain;	/* of a host that is being emptied */
+	uint64_t epoch; /* of the source */
+	uint64_t rate;	/* bytes a second; 0: no limit */
+	uint32_t max_downtime_ms;
+	char reason[CORE_REASON];
+	uint64_t started_at, frozen_at, running_at, ended_at; /* wall clock */
+	/* Not stored: */
+	uint64_t heard_at;
+	bool sealed;
+	uint8_t digests[2][CORE_DIGEST];
+	bool has_digest[2];
+	struct core_move_numbers numbers;
+	struct core_host *held; /* where something is reserved for it */
+	uint64_t held_memory, held_disk;
+	uint32_t held_cpu;
+	bool held_exclusive;
+	UT_hash_handle hh;
+};
+const struct core_move *core_move(const struct core *core, uint64_t number);
+const struct core_move *core_moves(const struct core *core); /* the oldest; ->hh.next */
+/* Neither done, failed nor cancelled. */
+bool core_move_active(const struct core_move *move);
+/* What HOST is to be told of it: it is its source, its target, or neither (any more). */
+bool core_move_out_of(const struct core_move *move, const char *host);
+bool core_move_into(const struct core_move *move, const char *host);
+
+/* ---------------------------------------------------------------- events */
+
+struct core_migrate {
+	const char *to; /* host; "": the best by the guest's own rules */
+	uint64_t rate;
+	uint32_t max_downtime_ms;
+	bool dry_run, drain;
+};
+struct core_migrate_plan {
+	uint64_t number; /* 0: dry run */
+	char from[CORE_NAME], to[CORE_NAME];
+};
+/* -ENOENT; -EBUSY: not now, and why; -EHOSTUNREACH: no host, or not that one, takes it. */
+int core_migrate(struct core *core, uint64_t uid, const struct core_migrate *how, uint64_t now,
+	struct core_migrate_plan *plan, struct core_out *out, struct err *err);
+/* Back to where it was.  -ENOENT: no move of the guest; -EBUSY: handed over by now. */
+int core_move_cancel(
+	struct core *core, uint64_t uid, uint64_t now, struct core_out *out, struct err *err);
+/* What HOST said; HELLO: all that it has, after core_host_hello(). */
+int core_move_observed(struct core *core, const char *host, const struct core_move_seen *seen,
+	size_t count, bool hello, uint64_t now, struct core_out *out, struct err *err);
+
+/* After the guests, before core_loaded(). */
+struct core_load_move {
+	uint64_t number, uid, epoch, rate, started_at, frozen_at, running_at, ended_at;
+	enum core_move_phase phase;
+	uint32_t max_downtime_ms;
+	bool drain, cancelled;
+	const char *name, *source, *target, *reason;
+};
+int core_load_move(struct core *core, const struct core_load_move *load, struct err *err);
+
+/* ---------------------------------------------------------------- within the core */
+
+/* The guest leaves its host, for good or to wait for another; all of it is told there. */
+void move_off(struct core *core, struct core_guest *guest, const char *why, struct core_out *out);
+/* Its spec is another one; NEW_DISK: so is its disk. */
+void move_changed(struct core *core, struct core_guest *guest, bool new_disk, struct core_out *out);
+/* What its host said of it was noted. */
+void move_noted(struct core *core, struct core_guest *guest, uint64_t now, struct core_out *out);
+/* HOST has a guest under an epoch that is not the newest: true while a move needs it. */
+bool move_keeps(const struct core *core, const struct core_host *host, uint64_t uid);
+/* Nothing of the guest is left on HOST. */
+void move_left(struct core *core, const struct core_host *host, uint64_t uid, uint64_t now,
+	struct core_out *out);
+/* HOST said hello with these, and has no others. */
+void move_hello(struct core *core, const struct core_host *host,
+	const struct core_observed *observed, size_t count, uint64_t now, struct core_out *out);
+void move_host_lost(struct core *core, struct core_host *host, uint64_t now, struct core_out *out);
+void move_tick(struct core *core, uint64_t now, struct core_out *out);
+void move_free_all(struct core *core);
+
+#endif
