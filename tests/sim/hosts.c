@@ -76,6 +76,7 @@ static bool token(char out[512])
 static int start_agent(struct sim_machine *m, struct sim_proc *p, struct err *err)
 {
 	struct agentconf config;
+	char address[NET_ADDR_TEXT];
 	struct driver driver;
 	struct zctx *zctx = NULL;
 	int rc;
@@ -86,7 +87,6 @@ static int start_agent(struct sim_machine *m, struct sim_proc *p, struct err *er
 	if (!token(config.token))
 		return err_set(err, -ENOENT, "no token yet");
 	config.vtep.family = 4;
-	(void)str_format(config.peer_listen, sizeof(config.peer_listen), "%s", "");
 	config.memory = (uint64_t)m->memory_mb << 20;
 	config.cpu_milli = m->cpu_milli;
 	config.disk = UINT64_C(100) << 30;
@@ -95,6 +95,8 @@ static int start_agent(struct sim_machine *m, struct sim_proc *p, struct err *er
 	(void)str_copy(config.labels[0].key, sizeof(config.labels[0].key), "zone");
 	(void)str_copy(config.labels[0].value, sizeof(config.labels[0].value), m->zone);
 	rc = hosts_vtep(m->index, &config.vtep, err);
+	(void)str_format(config.peer_listen, sizeof(config.peer_listen), "tcp://%s:7712",
+		net_addr_text(address, &config.vtep));
 	if (rc == 0)
 		rc = zctx_new(&zctx, err);
 	p->extra = zctx;
