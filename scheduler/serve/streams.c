@@ -139,7 +139,13 @@ static void open_stream(struct serve *s, const struct peer *from, const Um__Enve
 	out.stream_open = &open;
 	if (zsock_send(agent->peer.sock, &agent->peer.z, &out, NULL, 0, &err) < 0) {
 		free(stream);
-		serve_error(s, from, env->id, &err);
+		/* Its agent has gone, and the next one has not said hello yet. */
+		if (err.code == -EHOSTUNREACH)
+			serve_refuse(s, from, env->id, UM__ERROR_CODE__UNAVAILABLE,
+				"host %s is not connected just now; try again in a moment",
+				agent->host);
+		else
+			serve_error(s, from, env->id, &err);
 		return;
 	}
 	HASH_ADD(hh, s->streams, agent_id, sizeof(stream->agent_id), stream);

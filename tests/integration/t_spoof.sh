@@ -64,6 +64,7 @@ filters() { # on the host of `bad`
 check "without agents the filter is still there" test "$(filters)" -ge 1
 bed start agents > /dev/null
 check "hosts are up again" wait_until 30 sh -c "[ \$($BIN/clusterctl get hosts -o json | jq '[.[] | select(.state == \"up\")] | length') = 2 ]"
+check "and guests can be reached" wait_until 30 eval "ctl exec s/good -- true && ctl exec s/bad -- true"
 check "and it holds with new agents" denied
 
 lab allow
