@@ -254,7 +254,8 @@ int moverecv_open(struct loop *loop, const struct moverecv_config *config,
 	return 0;
 }
 
-static void refuse(struct zsock *sock, const struct zpeer *peer, Um__ErrorCode code, const char *why)
+static void refuse(
+	struct zsock *sock, const struct zpeer *peer, Um__ErrorCode code, const char *why)
 {
 	Um__Envelope env = wire_env(1);
 	Um__Error error = UM__ERROR__INIT;
@@ -299,7 +300,8 @@ bool moverecv_message(struct moverecv *r, struct zsock *sock, const struct zpeer
 	struct err err = ERR_INIT;
 	bool was = r->sealed;
 
-	if (env->body_case == UM__ENVELOPE__BODY_MOVE_OFFER && env->move_offer->move == r->config.move) {
+	if (env->body_case == UM__ENVELOPE__BODY_MOVE_OFFER &&
+		env->move_offer->move == r->config.move) {
 		if (env->move_offer->epoch != r->config.epoch ||
 			env->move_offer->disk_generation != r->config.disk_generation) {
 			refuse(sock, peer, UM__ERROR_CODE__CONFLICT, "not what was announced");
@@ -311,8 +313,8 @@ bool moverecv_message(struct moverecv *r, struct zsock *sock, const struct zpeer
 		(void)zsock_send(sock, peer, &reply, NULL, 0, NULL);
 		return true;
 	}
-	if (env->body_case != UM__ENVELOPE__BODY_MOVE_SEAL || env->move_seal->move != r->config.move ||
-		!bulk)
+	if (env->body_case != UM__ENVELOPE__BODY_MOVE_SEAL ||
+		env->move_seal->move != r->config.move || !bulk)
 		return false;
 	if (keep(r, env->move_seal, bulk, bulk_size, &err) < 0) {
 		if (r->ops->on_trouble)
