@@ -39,9 +39,6 @@ used() { # file of processes
 	done < "$1" | awk '{n[$1] += $2} END {for (c in n) print c, n[c]}'
 }
 all_used() { awk '/^cpu / {print $2 + $3 + $4 + $7 + $8}' /proc/stat; } # ticks of the machine
-named_used() { # COMM: ticks of the kernel threads of that name
-	awk -v n="($1" 'index($0, n) {sub(/.*\) /, ""); t += $12 + $13} END {print t + 0}' /proc/[0-9]*/stat 2> /dev/null
-}
 mem() { awk -v k="$1:" '$1 == k {print $2}' /proc/meminfo; } # KIB
 now() { echo "$EPOCHREALTIME"; }
 since() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN {printf "%.1f", b - a}'; }
