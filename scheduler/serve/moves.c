@@ -164,7 +164,7 @@ Um__StoredMove *moves_record(const struct serve *s, uint64_t number, struct aren
 	return r;
 }
 
-int moves_load(struct serve *s, const Um__StoredMove *r, struct err *err)
+int moves_restore(struct serve *s, const Um__StoredMove *r, struct err *err)
 {
 	const struct core_load_move load = {
 		.number = r->move,

@@ -424,7 +424,7 @@ static int load_move(void *arg, const char *key, const void *value, size_t size,
 {
 	struct loading *l = arg;
 	Um__StoredMove *r = um__stored_move__unpack(NULL, size, value);
-	int rc = r ? moves_load(l->s, r, l->err) : bad(l, key);
+	int rc = r ? moves_restore(l->s, r, l->err) : bad(l, key);
 
 	(void)revision;
 	um__stored_move__free_unpacked(r, NULL);

@@ -303,7 +303,7 @@ Um__MigrationInfo *moves_view(const struct core_move *m, struct arena *a);
 void moves_migrate(struct serve *s, const struct peer *from, const Um__Envelope *env);
 /* The record; NULL when there is no such move (any more). */
 Um__StoredMove *moves_record(const struct serve *s, uint64_t number, struct arena *a);
-int moves_load(struct serve *s, const Um__StoredMove *r, struct err *err);
+int moves_restore(struct serve *s, const Um__StoredMove *r, struct err *err);
 
 /* ---------------------------------------------------------------- boots.c */
 
