@@ -74,9 +74,11 @@ int movein_reopen(
 	const char *path, const struct cow_spec *spec, struct movein **out, struct err *err)
 {
 	struct movein *in = calloc(1, sizeof(*in));
-	int rc = in ? open_copy(path, spec, &in->cow, err)
-		    : err_set(err, -ENOMEM, "memory is short");
+	int rc;
 
+	if (!in)
+		return err_set(err, -ENOMEM, "memory is short");
+	rc = open_copy(path, spec, &in->cow, err);
 	if (rc < 0) {
 		free(in);
 		return rc;

@@ -334,11 +334,11 @@ size_t moves_observe(struct moves *moves, bool all, Um__MoveObserved ***list)
 	*list = NULL;
 	if (!count)
 		return 0;
-	*list = malloc(count * (sizeof(**list) + sizeof(struct row)) + _Alignof(struct row));
+	*list = malloc(count * (sizeof(void *) + sizeof(struct row)) + _Alignof(struct row));
 	if (!*list)
 		return 0;
 	rows = (struct row *)(void *)((uint8_t *)*list +
-				      (count * sizeof(**list) + _Alignof(struct row) - 1) /
+				      (count * sizeof(void *) + _Alignof(struct row) - 1) /
 					      _Alignof(struct row) * _Alignof(struct row));
 	HASH_ITER (hh, moves->all, m, next) {
 		if (!all && !m->dirty)
