@@ -28,6 +28,8 @@ static const char *const kernel_wide[] = {
 	"NAME", "RELEASE", "SIZE", "MODULES", "HOSTS", "USED BY", "AGE", "FEATURES", "ID"};
 static const char *const deployment_columns[] = {
 	"NAME", "READY", "GUESTS", "NETWORKS", "REVISION", "AGE", "STATE"};
+static const char *const migration_columns[] = {
+	"GUEST", "FROM", "TO", "STATE", "ROUND", "SENT", "LEFT", "AGE", "REASON"};
 static const char *const event_columns[] = {"AGE", "TYPE", "OBJECT", "HOST", "REASON", "MESSAGE"};
 
 #define FEATURES_SHOWN 3
@@ -48,6 +50,8 @@ static const struct kind kinds[] = {
 		deployment_columns, N(deployment_columns), N(deployment_columns)},
 	{UM__KIND__KIND_EVENTS, {"events", "event", "ev", NULL}, event_columns, event_columns,
 		N(event_columns), N(event_columns)},
+	{UM__KIND__KIND_MIGRATIONS, {"migrations", "migration", "mig", NULL}, migration_columns,
+		migration_columns, N(migration_columns), N(migration_columns)},
 };
 
 const struct kind *kind_find(const char *name)
@@ -74,7 +78,7 @@ int kind_unknown(const struct ctl *ctl, const char *name)
 
 const char *kind_names(void)
 {
-	return "hosts, guests, networks, images, kernels, deployments, events";
+	return "hosts, guests, networks, images, kernels, deployments, events, migrations";
 }
 
 size_t show_count(const Um__GetReply *r, Um__Kind kind)
@@ -93,6 +97,8 @@ size_t show_count(const Um__GetReply *r, Um__Kind kind)
 		return r->n_deployments;
 	case UM__KIND__KIND_EVENTS:
 		return r->n_events;
+	case UM__KIND__KIND_MIGRATIONS:
+		return r->n_migrations;
 	default:
 		return 0;
 	}
@@ -114,6 +120,8 @@ const char *show_name(const Um__GetReply *r, Um__Kind kind, size_t i)
 		return r->deployments[i]->name;
 	case UM__KIND__KIND_EVENTS:
 		return r->events[i]->name;
+	case UM__KIND__KIND_MIGRATIONS:
+		return r->migrations[i]->guest;
 	default:
 		return "";
 	}
@@ -123,6 +131,8 @@ void show_key(const Um__GetReply *r, Um__Kind kind, size_t i, char key[128])
 {
 	if (kind == UM__KIND__KIND_GUESTS)
 		(void)str_format(key, 128, "%016" PRIx64, r->guests[i]->uid);
+	else if (kind == UM__KIND__KIND_MIGRATIONS)
+		(void)str_format(key, 128, "%016" PRIx64, r->migrations[i]->move);
 	else
 		(void)str_copy(key, 128, show_name(r, kind, i));
 }
@@ -314,6 +324,21 @@ static void event_cells(const Um__EventInfo *e, struct table *t)
 	table_add(t, e->message);
 }
 
+static void migration_cells(const Um__MigrationInfo *m, struct table *t)
+{
+	char text[UNITS_TEXT], age[32];
+
+	table_add(t, m->guest);
+	table_add(t, m->from);
+	table_add(t, m->to);
+	table_add(t, m->state);
+	table_addf(t, "%u", m->round);
+	table_add(t, units_size(text, m->wire_bytes));
+	table_add(t, units_size(text, m->bytes_left));
+	table_add(t, out_age(age, m->started_at));
+	table_add(t, m->reason);
+}
+
 bool show_cells(const Um__GetReply *r, Um__Kind kind, size_t i, bool wide, struct table *t)
 {
 	if (i >= show_count(r, kind))
@@ -339,6 +364,9 @@ bool show_cells(const Um__GetReply *r, Um__Kind kind, size_t i, bool wide, struc
 		break;
 	case UM__KIND__KIND_EVENTS:
 		event_cells(r->events[i], t);
+		break;
+	case UM__KIND__KIND_MIGRATIONS:
+		migration_cells(r->migrations[i], t);
 		break;
 	default:
 		return false;
@@ -454,6 +482,29 @@ void show_artefact(const Um__ArtefactInfo *a, struct json *j)
 	time_json(j, "created_at", a->created_at);
 }
 
+static void migration_json(const Um__MigrationInfo *m, struct json *j)
+{
+	json_u64(j, "number", m->move);
+	json_str(j, "guest", m->guest);
+	json_str(j, "from", m->from);
+	json_str(j, "to", m->to);
+	json_str(j, "state", m->state);
+	json_str(j, "reason", m->reason);
+	json_u64(j, "round", m->round);
+	json_u64(j, "round_bytes", m->bytes_done);
+	json_u64(j, "left_bytes", m->bytes_left);
+	json_u64(j, "total_bytes", m->bytes_total);
+	json_u64(j, "wire_bytes", m->wire_bytes);
+	json_u64(j, "rate", m->rate);
+	json_u64(j, "expected_ms", m->expected_ms);
+	time_json(j, "started_at", m->started_at);
+	time_json(j, "frozen_at", m->frozen_at);
+	time_json(j, "running_at", m->running_at);
+	time_json(j, "ended_at", m->ended_at);
+	json_u64(j, "downtime_ms",
+		m->frozen_at && m->running_at > m->frozen_at ? m->running_at - m->frozen_at : 0);
+}
+
 static void other_json(const Um__GetReply *r, Um__Kind kind, size_t i, struct json *j)
 {
 	if (kind == UM__KIND__KIND_NETWORKS) {
@@ -509,6 +560,9 @@ bool show_json(const Um__GetReply *r, Um__Kind kind, size_t i, struct json *j)
 	case UM__KIND__KIND_IMAGES:
 	case UM__KIND__KIND_KERNELS:
 		show_artefact(r->artefacts[i], j);
+		break;
+	case UM__KIND__KIND_MIGRATIONS:
+		migration_json(r->migrations[i], j);
 		break;
 	default:
 		other_json(r, kind, i, j);

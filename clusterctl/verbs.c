@@ -35,7 +35,8 @@ const struct verb verbs[] = {
 		"  --timeout TIME   of --wait (default 5m)\n"
 		"\n"
 		"example: clusterctl delete hello --wait\n"},
-	{"get", "list hosts, guests, networks, images, kernels, deployments, events", cmd_get,
+	{"get", "list hosts, guests, networks, images, kernels, deployments, events, migrations",
+		cmd_get,
 		"usage: clusterctl get KIND [NAME...] [-o FORMAT] [--watch] [filters]\n"
 		"\n"
 		"KIND: hosts, guests, networks, images, kernels, deployments, events (also in the\n"
@@ -132,6 +133,25 @@ const struct verb verbs[] = {
 		"For guests that wait for their host (persistent, or on_host_loss: wait or none).\n"
 		"They start from their image on another host. When the lost host comes back, what\n"
 		"it has of them is ended.\n"},
+	{"migrate", "move guests to other hosts, with their disks", cmd_migrate,
+		"usage: clusterctl migrate GUEST... [--to HOST] [--rate SIZE] [--max-downtime "
+		"TIME]\n"
+		"                              [--dry-run] [--cancel] [--wait]\n"
+		"\n"
+		"With their disks.  A guest runs while its disk is copied, is shut down for the\n"
+		"last of it, and starts on the other host; what it wrote is there, its memory is\n"
+		"not.  Without --to, each goes where its own rules place it.\n"
+		"\n"
+		"  -t, --to HOST            there, if its rules allow it\n"
+		"      --rate SIZE          at most so many bytes a second, for each\n"
+		"      --max-downtime TIME  aimed at for the last copy (300ms)\n"
+		"      --dry-run            only say where\n"
+		"      --cancel             put back; not after the guest was handed over\n"
+		"  -w, --wait               until all have ended, and say how\n"
+		"\n"
+		"examples:\n"
+		"  clusterctl migrate hello/web-1 --wait\n"
+		"  clusterctl migrate hello/web-1 --to host3 --rate 50M\n"},
 	{"cordon", "place no new guests on hosts", cmd_cordon,
 		"usage: clusterctl cordon HOST...\n"
 		"\n"
