@@ -39,7 +39,8 @@ const struct verb verbs[] = {
 		cmd_get,
 		"usage: clusterctl get KIND [NAME...] [-o FORMAT] [--watch] [filters]\n"
 		"\n"
-		"KIND: hosts, guests, networks, images, kernels, deployments, events, migrations (also\n"
+		"KIND: hosts, guests, networks, images, kernels, deployments, events, migrations "
+		"(also\n"
 		"in the singular).  Guests are named DEPLOYMENT/GUEST.\n"
 		"\n"
 		"  -o, --output FORMAT    table (default), wide, json, yaml, name\n"
