@@ -123,6 +123,7 @@ static Um__GuestSpec without_live(const Um__GuestSpec *spec)
 	copy.placement = NULL;
 	copy.n_labels = 0;
 	copy.stop_timeout_ms = 0;
+	copy.persistent = false;
 	return copy;
 }
 

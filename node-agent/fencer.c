@@ -26,7 +26,8 @@ struct fencer {
 	char state[PATH_MAX];
 	_Atomic uint64_t *until; /* boot time, ms */
 	struct loop_child *child;
-	bool lives;
+	bool lives; /* one that we started */
+	int lock;   /* to see whether another agent's does */
 };
 
 static uint64_t boot_ms(void)
@@ -48,8 +49,10 @@ static int map_lease(const char *state, bool make, _Atomic uint64_t **out, struc
 	fd = open(path, (make ? O_RDWR | O_CREAT : O_RDONLY) | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
 		return err_errno(err, errno, "%s", path);
-	if (make && ftruncate(fd, PAGE) < 0)
-		rc = err_errno(err, errno, "%s", path);
+	/* Allocated: a full disk later on must not spoil it. */
+	rc = make ? posix_fallocate(fd, 0, PAGE) : 0;
+	if (rc)
+		rc = err_errno(err, rc, "%s", path);
 	if (rc == 0) {
 		page = mmap(
 			NULL, PAGE, make ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
@@ -62,6 +65,20 @@ static int map_lease(const char *state, bool make, _Atomic uint64_t **out, struc
 	return rc;
 }
 
+static int open_lock(const char *state, int *out, struct err *err)
+{
+	char path[PATH_MAX];
+	int fd, rc = fs_join(path, sizeof(path), state, "fencer.lock", err);
+
+	if (rc < 0)
+		return rc;
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return err_errno(err, errno, "%s", path);
+	*out = fd;
+	return 0;
+}
+
 /* ---------------------------------------------------------------- the agent's side */
 
 int fencer_open(const char *state, struct fencer **out, struct err *err)
@@ -71,16 +88,19 @@ int fencer_open(const char *state, struct fencer **out, struct err *err)
 
 	if (!f)
 		return err_set(err, -ENOMEM, "memory is short");
+	f->lock = -1;
 	rc = str_copy(f->state, sizeof(f->state), state);
 	if (rc < 0)
 		(void)err_set(err, rc, "the state folder's path is too long");
 	else
 		rc = map_lease(state, true, &f->until, err);
+	if (rc == 0)
+		rc = open_lock(state, &f->lock, err);
 	/* Of another boot of the machine: the clock has begun anew. */
 	if (rc == 0 && atomic_load(f->until) > boot_ms() + 3600000)
 		atomic_store(f->until, 0);
 	if (rc < 0) {
-		free(f);
+		fencer_close(f);
 		return rc;
 	}
 	*out = f;
@@ -97,6 +117,15 @@ static void ended(void *arg, int status)
 	f->lives = false;
 }
 
+/* One that an earlier agent started. */
+static bool other_lives(struct fencer *f)
+{
+	if (flock(f->lock, LOCK_EX | LOCK_NB) < 0)
+		return errno == EWOULDBLOCK;
+	(void)flock(f->lock, LOCK_UN);
+	return false;
+}
+
 int fencer_renew(struct fencer *f, struct loop *loop, uint64_t ms, struct err *err)
 {
 	const char *const argv[] = {"/proc/self/exe", "--fence-for", f->state, NULL};
@@ -105,10 +134,9 @@ int fencer_renew(struct fencer *f, struct loop *loop, uint64_t ms, struct err *e
 	int rc = 0;
 
 	atomic_store(f->until, boot_ms() + ms);
-	if (f->lives)
+	/* Should it end just now, the next renewal sees it. */
+	if (f->lives || other_lives(f))
 		return 0;
-	/* Where one of an earlier agent lives this one ends at once, and the next renewal
-	 * tries again: a process a second at worst, and only until that one ends. */
 	rc = loop_child_open(loop, &spec, ended, f, &f->child, err);
 	f->lives = rc == 0;
 	return rc;
@@ -126,6 +154,8 @@ void fencer_close(struct fencer *f)
 	if (!f)
 		return;
 	loop_child_close(f->child);
+	if (f->lock >= 0)
+		(void)close(f->lock);
 	if (f->until)
 		(void)munmap((void *)(uintptr_t)f->until, PAGE);
 	free(f);
@@ -198,13 +228,13 @@ int fencer_main(const char *state)
 {
 	_Atomic uint64_t *until;
 	struct err err = ERR_INIT;
-	char path[PATH_MAX];
 	int lock;
 
-	if (fs_join(path, sizeof(path), state, "fencer.lock", &err) < 0)
-		return 2;
-	lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (lock < 0 || flock(lock, LOCK_EX | LOCK_NB) < 0)
+	if (open_lock(state, &lock, &err) < 0) {
+		log_error("no guest would be fenced", LOG_ERR(&err));
+		return 1;
+	}
+	if (flock(lock, LOCK_EX | LOCK_NB) < 0)
 		return 0; /* another is at it */
 	if (map_lease(state, false, &until, &err) < 0) {
 		log_error("the lease cannot be read", LOG_ERR(&err));

@@ -319,9 +319,8 @@ static void check_texts(struct check *c, const Um__GuestSpec *g, const char *whe
 
 Um__OnHostLoss spec_on_loss(const Um__GuestSpec *g)
 {
-	if (g->on_host_loss != UM__ON_HOST_LOSS__LOSS_DEFAULT)
-		return g->on_host_loss;
-	return g->persistent ? UM__ON_HOST_LOSS__LOSS_WAIT : UM__ON_HOST_LOSS__LOSS_RESTART;
+	return g->on_host_loss != UM__ON_HOST_LOSS__LOSS_DEFAULT ? g->on_host_loss
+								 : UM__ON_HOST_LOSS__LOSS_WAIT;
 }
 
 static void check_loss(struct check *c, const Um__GuestSpec *g, const char *where)

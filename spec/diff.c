@@ -299,6 +299,9 @@ static void diff_live_parts(struct diff *d)
 		note(d, SPEC_LIVE, "labels changed");
 	if (PART_DIFFERS(d, spec_live_hash, (to->stop_timeout_ms = from->stop_timeout_ms)))
 		note(d, SPEC_LIVE, "stop_timeout changed");
+	if (!d->old->persistent != !d->new->persistent)
+		change(d, SPEC_LIVE, "persistent", d->old->persistent ? "true" : "false",
+			d->new->persistent ? "true" : "false");
 }
 
 enum spec_effect spec_guest_diff(

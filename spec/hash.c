@@ -138,7 +138,7 @@ static void add_boot(struct form *f, const Um__GuestSpec *g)
 	add_ready(f, 15, g->ready);
 	add_str(f, 16, g->kernel_args);
 	/* Only when there are some: a guest without is what it was before they existed. */
-	if (spec_on_loss(g) != UM__ON_HOST_LOSS__LOSS_RESTART)
+	if (spec_on_loss(g) != UM__ON_HOST_LOSS__LOSS_WAIT)
 		add_u64(f, 19, (uint64_t)spec_on_loss(g));
 	for (size_t i = 0; i < g->n_kernel_features; i++)
 		add_str(f, 21, g->kernel_features[i]);
@@ -205,6 +205,8 @@ static void add_live(struct form *f, const Um__GuestSpec *g)
 	add_rules(f, 10, p);
 	add_map(f, 17, g->labels, g->n_labels);
 	add_u64(f, 18, g->stop_timeout_ms ? g->stop_timeout_ms : SPEC_DEFAULT_STOP_TIMEOUT);
+	if (g->persistent)
+		add_u64(f, 20, 1);
 }
 
 static void form_begin(struct form *f)

@@ -150,7 +150,7 @@ const Um__GroupSpec *spec_find_guest(const Um__DeploymentSpec *spec, const char 
 /*  effect   what it takes                                 fields
  *  NONE     nothing changed
  *  LIVE     noted; nothing happens to running guests      restart, placement, labels,
- *                                                         stop_timeout
+ *                                                         stop_timeout, persistent
  *  RESTART  the guest is restarted, its disk is kept      kernel, memory, cpus, networks,
  *                                                         env, files, run, routes, hostname,
  *                                                         init, ready, kernel_args

@@ -135,6 +135,10 @@ static void fill_spec(struct request *r, uint32_t lab, uint32_t variant)
 		r->placements[n].priority = (int32_t)lab;
 	}
 	/* Some wait for their host, some for their user. */
+	if (variant != 7)
+		r->guests[0].on_host_loss = UM__ON_HOST_LOSS__LOSS_RESTART;
+	if (variant == 5)
+		r->guests[0].on_host_loss = UM__ON_HOST_LOSS__LOSS_DEFAULT;
 	if (variant == 5)
 		r->guests[0].persistent = true;
 	if (variant == 8)

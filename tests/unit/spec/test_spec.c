@@ -154,6 +154,8 @@ static void test_hostile(void **state)
 	g->memory_bytes = 1;
 	g->cpu_milli = 1;
 	g->restart = 77;
+	g->persistent = true;
+	g->on_host_loss = UM__ON_HOST_LOSS__LOSS_RESTART;
 	add_env(g, "A", "1");
 	add_env(g, "A", "2");
 	add_file(g, "/f", 5u << 20);
@@ -164,6 +166,7 @@ static void test_hostile(void **state)
 	(void)errors(s, "guests.a.files", "more than");
 	(void)errors(s, "guests.a.cpus", "not within");
 	(void)errors(s, "guests.a.init", "unknown");
+	(void)errors(s, "guests.a.on_host_loss", "is not started elsewhere without it");
 	release(s);
 }
 
@@ -361,6 +364,18 @@ static void set_stop(Um__GuestSpec *g)
 {
 	g->stop_timeout_ms = 1;
 }
+static void set_loss(Um__GuestSpec *g)
+{
+	g->on_host_loss = UM__ON_HOST_LOSS__LOSS_RESTART;
+}
+static void set_persistent(Um__GuestSpec *g)
+{
+	g->persistent = true;
+}
+static void set_wait(Um__GuestSpec *g)
+{
+	g->on_host_loss = UM__ON_HOST_LOSS__LOSS_WAIT; /* as it is by default */
+}
 static void set_ready(Um__GuestSpec *g)
 {
 	g->ready->timeout_ms = 5;
@@ -395,6 +410,9 @@ static void test_changes(void **state)
 		{"restart", set_restart, SPEC_LIVE, "1 restart: always -> never|"},
 		{"placement", set_host, SPEC_LIVE, "1 placement: none -> host h1|"},
 		{"stop_timeout", set_stop, SPEC_LIVE, "1 stop_timeout changed|"},
+		{"loss", set_loss, SPEC_RESTART, "2 on_host_loss changed|"},
+		{"default said", set_wait, SPEC_NONE, ""},
+		{"persistent", set_persistent, SPEC_LIVE, "1 persistent: false -> true|"},
 	};
 
 	(void)state;
