@@ -5,6 +5,7 @@
 #include <string.h>
 #include <utlist.h>
 
+#include "scheduler/core/move.h"
 #include "scheduler/serve/serve_int.h"
 #include "tests/sim/guests.h"
 #include "tests/sim/hosts.h"
@@ -300,6 +301,9 @@ static bool files_settled(const struct serve *s, const struct sim_machine *m, st
 	if (fs_folders(m, path) > there)
 		return miss(miss_, "%s has %zu guest folders for %zu guests", m->name,
 			fs_folders(m, path), there);
+	(void)str_format(path, sizeof(path), "/sim/%s/state/moves", m->name);
+	if (fs_folders(m, path))
+		return miss(miss_, "%s still has the copy of a move", m->name);
 	return true;
 }
 
@@ -320,6 +324,10 @@ bool check_settled(char *why, size_t size)
 	for (const struct core_guest *g = core_guests(s->core); g; g = g->hh.next)
 		if (!guest_settled(s, g, &m))
 			return false;
+	for (const struct core_move *v = core_moves(s->core); v; v = v->hh.next)
+		if (core_move_active(v))
+			return miss(&m, "%s still moves from %s to %s (%s)", v->name, v->source,
+				v->target, core_move_phase_name(v->phase));
 	for (size_t i = 1; i < sim->machine_count; i++)
 		if (!files_settled(s, &sim->machines[i], &m))
 			return false;

@@ -57,6 +57,7 @@ struct request {
 	Um__DeleteRequest del;
 	Um__GuestAction action;
 	Um__HostAction host;
+	Um__MigrateRequest migrate;
 	Um__ArtefactInfo info;
 	Um__ArtefactCommit commit;
 	uint8_t artefact_id[32];
@@ -186,6 +187,18 @@ static void fill_target(struct request *r, const struct wish *w)
 							  : UM__HOST_VERB__HOST_REMOVE;
 		return;
 	}
+	if (w->verb == USER_MIGRATE || w->verb == USER_STAY) {
+		um__migrate_request__init(&r->migrate);
+		(void)str_format(r->target, sizeof(r->target), "lab%u/%s", w->target,
+			w->variant % 4 == 0   ? "gw"
+			: w->variant % 4 == 1 ? "b-1"
+			: w->variant % 4 == 2 ? "a-2"
+					      : "a-1");
+		r->migrate.guests = r->targets;
+		r->migrate.n_guests = 1;
+		r->migrate.cancel = w->verb == USER_STAY;
+		return;
+	}
 	um__guest_action__init(&r->action);
 	(void)str_format(
 		r->target, sizeof(r->target), "lab%u/%s", w->target, w->variant % 3 ? "*" : "a-1");
@@ -221,7 +234,10 @@ static void ask(struct sim_client *c, const struct wish *w)
 		env.delete_request = &r->del;
 	} else {
 		fill_target(r, w);
-		if (w->verb >= USER_CORDON) {
+		if (w->verb == USER_MIGRATE || w->verb == USER_STAY) {
+			env.body_case = UM__ENVELOPE__BODY_MIGRATE_REQUEST;
+			env.migrate_request = &r->migrate;
+		} else if (w->verb >= USER_CORDON) {
 			env.body_case = UM__ENVELOPE__BODY_HOST_ACTION;
 			env.host_action = &r->host;
 		} else {

@@ -11,6 +11,8 @@ enum user_verb {
 	USER_STOP,
 	USER_START,
 	USER_RESTART,
+	USER_MIGRATE,
+	USER_STAY,   /* cancels a move */
 	USER_CORDON, /* from here on of hosts */
 	USER_UNCORDON,
 	USER_HOST_REMOVE

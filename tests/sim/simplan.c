@@ -91,6 +91,8 @@ static struct item *add(struct sim_plan *p, struct dice *d, enum what what)
 
 static void users(struct sim_plan *p, struct dice *d, uint64_t count, uint32_t labs)
 {
+	bool movers = range(d, 0, 2) == 0;
+
 	for (uint64_t i = 0; i < count; i++) {
 		struct item *item = add(p, d, DO_USER);
 		uint64_t roll_ = range(d, 0, 99);
@@ -101,11 +103,16 @@ static void users(struct sim_plan *p, struct dice *d, uint64_t count, uint32_t l
 			     : roll_ < 62 ? USER_DELETE
 			     : roll_ < 70 ? USER_STOP
 			     : roll_ < 78 ? USER_START
-			     : roll_ < 86 ? USER_RESTART
+			     : roll_ < 81 ? USER_RESTART
+			     : roll_ < 85 ? USER_MIGRATE
+			     : roll_ < 86 ? USER_STAY
 			     : roll_ < 91 ? USER_CORDON
 			     : roll_ < 97 ? USER_UNCORDON
 					  : USER_HOST_REMOVE;
 		item->machine = (uint32_t)range(d, 1, p->hosts);
+		/* Some users move guests all day. */
+		if (movers && item->verb < USER_CORDON && range(d, 0, 1))
+			item->verb = range(d, 0, 5) ? USER_MIGRATE : USER_STAY;
 		if (i < labs) {
 			item->verb = USER_APPLY;
 			item->at = range(d, 2 * SIM_SECOND, 8 * SIM_SECOND);
@@ -190,8 +197,8 @@ void simplan_free(struct sim_plan *p)
 
 /* ---------------------------------------------------------------- carrying it out */
 
-static const char *const verbs[] = {
-	"apply", "delete", "stop", "start", "restart", "cordon", "uncordon", "host rm"};
+static const char *const verbs[] = {"apply", "delete", "stop", "start", "restart",
+	"migrate a guest of", "cancel the move of a guest of", "cordon", "uncordon", "host rm"};
 
 static const char *machine_name(uint32_t machine, char text[16])
 {
