@@ -450,16 +450,17 @@ static void observe(struct core *core, const char *host, const struct core_move_
 	bool target = m && seen->side == CORE_MOVE_TARGET && is(m->target, host);
 	bool source = m && seen->side == CORE_MOVE_SOURCE && is(m->source, host);
 
+	/* An agent that knows nothing of a move cannot know its side of it. */
+	if (m && seen->gone && m->phase == CORE_MOVE_BACK && is(m->target, host)) {
+		finish(core, m, now, out);
+		return;
+	}
 	if ((!target && !source) || !core_move_active(m)) {
 		if (!seen->gone)
 			tell(m ? m : &unknown, host, out);
 		return;
 	}
 	m->heard_at = now;
-	if (target && seen->gone && m->phase == CORE_MOVE_BACK) {
-		finish(core, m, now, out);
-		return;
-	}
 	if (m->phase == CORE_MOVE_BACK || m->phase == CORE_MOVE_DROP) {
 		/* The source is told when it has nothing any more (finish()). */
 		if (!seen->gone && (m->phase == CORE_MOVE_BACK || target))

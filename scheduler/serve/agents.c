@@ -523,7 +523,9 @@ static void tell_everything(struct part *p)
 			part_send(p, true, true);
 	}
 	for (const struct core_move *m = core_moves(p->s->core); m; m = m->hh.next) {
-		if (core_move_out_of(m, host->name) || core_move_into(m, host->name))
+		/* One that is put back is named: its end is what is waited for. */
+		if (core_move_out_of(m, host->name) || core_move_into(m, host->name) ||
+			(m->phase == CORE_MOVE_BACK && strcmp(m->target, host->name) == 0))
 			add_move(p, m->number);
 		if (is_large(p))
 			part_send(p, true, true);
