@@ -238,6 +238,12 @@ bool agents_message(struct serve *s, const struct peer *from, const Um__Envelope
 /* Those whose messages were lost get everything anew. */
 void agents_resync(struct serve *s);
 struct agent *agents_by_host(const struct serve *s, const char *host);
+void agents_free(struct serve *s);
+void agents_blob_add(struct serve *s, const uint8_t *id, const char *host);
+void agents_blob_remove(struct serve *s, const uint8_t *id, const char *host);
+
+/* ---------------------------------------------------------------- tell.c */
+
 /* Messages for the actions of this event, per host. */
 struct tell;
 struct tell *tell_begin(struct serve *s);
@@ -245,9 +251,6 @@ void tell_action(struct tell *t, const struct core_action *action);
 /* Packs them: calls FN for each. */
 typedef void tell_fn(void *arg, struct agent *agent, Um__Envelope *env);
 void tell_end(struct tell *t, tell_fn *fn, void *arg);
-void agents_free(struct serve *s);
-void agents_blob_add(struct serve *s, const uint8_t *id, const char *host);
-void agents_blob_remove(struct serve *s, const uint8_t *id, const char *host);
 
 /* ---------------------------------------------------------------- auth.c */
 
