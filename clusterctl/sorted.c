@@ -116,18 +116,6 @@ static int find_field(
 
 /* ---------------------------------------------------------------- rows */
 
-static Um__GetReply *copy_of(const Um__GetReply *r)
-{
-	size_t size = um__get_reply__get_packed_size(r);
-	uint8_t *packed = malloc(size + 1);
-	Um__GetReply *copy = NULL;
-
-	if (packed)
-		copy = um__get_reply__unpack(NULL, um__get_reply__pack(r, packed), packed);
-	free(packed);
-	return copy;
-}
-
 static int keep_reply(struct sorted *s, const Um__GetReply *r, Um__GetReply **copy)
 {
 	Um__GetReply **more =
@@ -136,7 +124,7 @@ static int keep_reply(struct sorted *s, const Um__GetReply *r, Um__GetReply **co
 	if (!more)
 		return -ENOMEM;
 	s->replies = more;
-	*copy = copy_of(r);
+	*copy = wire_copy(&r->base);
 	if (!*copy)
 		return -ENOMEM;
 	s->replies[s->reply_count++] = *copy;

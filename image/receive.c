@@ -351,20 +351,6 @@ static struct receive_job *chunk_job(struct imgreceive *rx, struct zsock *sock,
 	return job;
 }
 
-static Um__ArtefactCommit *copy_commit(const Um__ArtefactCommit *commit)
-{
-	size_t size = um__artefact_commit__get_packed_size(commit);
-	uint8_t *packed = malloc(size + 1);
-	Um__ArtefactCommit *copy = NULL;
-
-	if (packed) {
-		(void)um__artefact_commit__pack(commit, packed);
-		copy = um__artefact_commit__unpack(NULL, size, packed);
-	}
-	free(packed);
-	return copy;
-}
-
 static struct receive_job *commit_job(struct imgreceive *rx, struct zsock *sock,
 	const struct zpeer *peer, const Um__Envelope *env)
 {
@@ -384,7 +370,7 @@ static struct receive_job *commit_job(struct imgreceive *rx, struct zsock *sock,
 	}
 	job = new_job(rx, JOB_COMMIT, sock, peer, env->id, NULL, 0);
 	if (job)
-		job->commit = copy_commit(commit);
+		job->commit = wire_copy(&commit->base);
 	if (!job || !job->commit) {
 		if (job)
 			free_job(job);

@@ -435,15 +435,8 @@ static void on_hashed(void *arg, struct manifest *m, const struct err *err)
 /* A deep copy, without an id. */
 static Um__ArtefactInfo *copy_info(const Um__ArtefactInfo *info)
 {
-	size_t size = um__artefact_info__get_packed_size(info);
-	uint8_t *packed = malloc(size + 1);
-	Um__ArtefactInfo *copy = NULL;
+	Um__ArtefactInfo *copy = wire_copy(&info->base);
 
-	if (packed) {
-		(void)um__artefact_info__pack(info, packed);
-		copy = um__artefact_info__unpack(NULL, size, packed);
-	}
-	free(packed);
 	if (copy && copy->id.data) {
 		free(copy->id.data);
 		copy->id.data = NULL;

@@ -1,6 +1,7 @@
 #include "lib/wire.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define FRAME_MAGIC 0x554d4631u /* "UMF1" */
@@ -14,6 +15,20 @@ Um__Envelope wire_env(uint64_t id)
 	env.major = WIRE_MAJOR;
 	env.minor = WIRE_MINOR;
 	return env;
+}
+
+void *wire_copy(const ProtobufCMessage *message)
+{
+	size_t size = protobuf_c_message_get_packed_size(message);
+	uint8_t *packed = malloc(size + 1);
+	ProtobufCMessage *copy = NULL;
+
+	if (packed) {
+		(void)protobuf_c_message_pack(message, packed);
+		copy = protobuf_c_message_unpack(message->descriptor, NULL, size, packed);
+	}
+	free(packed);
+	return copy;
 }
 
 int wire_pack(Um__Envelope *env, size_t max, struct buf *out, struct err *err)

@@ -33,6 +33,10 @@
 #define WIRE_STREAM_WINDOW (256u << 10) /* first credit of a stream, bytes each way */
 #define WIRE_STREAM_DATA (16u << 10)	/* most bytes in one StreamData */
 
+/* A deep copy of any message, with what we do not know of it; NULL when memory is short.
+ * The caller's: protobuf_c_message_free_unpacked(), or its um__..__free_unpacked(). */
+void *wire_copy(const ProtobufCMessage *message);
+
 /* Packs ENV (major and minor are filled in) and appends it to OUT.
  * -EMSGSIZE when over MAX. */
 int wire_pack(Um__Envelope *env, size_t max, struct buf *out, struct err *err);

@@ -110,20 +110,6 @@ void blobs_free(struct blobs *blobs)
 	free(blobs);
 }
 
-static Um__BlobRef *copy_ref(const Um__BlobRef *ref)
-{
-	size_t size = um__blob_ref__get_packed_size(ref);
-	uint8_t *packed = malloc(size + 1);
-	Um__BlobRef *copy = NULL;
-
-	if (packed) {
-		(void)um__blob_ref__pack(ref, packed);
-		copy = um__blob_ref__unpack(NULL, size, packed);
-	}
-	free(packed);
-	return copy;
-}
-
 /* ---------------------------------------------------------------- fetching */
 
 static void touch_waiting(struct blob *b)
@@ -269,7 +255,7 @@ static struct blob *want(struct blobs *blobs, const uint8_t id[MANIFEST_HASH], u
 
 static void set_sources(struct blob *b, const Um__BlobRef *ref)
 {
-	Um__BlobRef *copy = copy_ref(ref);
+	Um__BlobRef *copy = wire_copy(&ref->base);
 
 	if (!copy)
 		return;

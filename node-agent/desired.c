@@ -100,20 +100,6 @@ int desired_check(const Um__GuestAssign *a, struct err *err)
 
 /* ---------------------------------------------------------------- guests */
 
-static Um__GuestAssign *copy_assign(const Um__GuestAssign *a)
-{
-	size_t size = um__guest_assign__get_packed_size(a);
-	uint8_t *packed = malloc(size + 1);
-	Um__GuestAssign *copy = NULL;
-
-	if (packed) {
-		(void)um__guest_assign__pack(a, packed);
-		copy = um__guest_assign__unpack(NULL, size, packed);
-	}
-	free(packed);
-	return copy;
-}
-
 /* Without what says nothing of how the guest boots (spec_live_hash()). */
 static Um__GuestSpec without_live(const Um__GuestSpec *spec)
 {
@@ -167,7 +153,7 @@ static void accept(struct guest *g, const Um__GuestAssign *a)
 {
 	bool same = g->assign && !g->gone && same_assign(g->assign, a, false);
 	bool live = g->assign && !g->gone && (same || same_assign(g->assign, a, true));
-	Um__GuestAssign *copy = copy_assign(a);
+	Um__GuestAssign *copy = wire_copy(&a->base);
 	struct err err = ERR_INIT;
 
 	if (!copy)

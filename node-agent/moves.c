@@ -107,16 +107,9 @@ void moves_gone(struct move *m)
 void moves_source(struct moves *moves, const Um__MoveSource *want, uint64_t mark)
 {
 	struct move *m = moves_find(moves, want->move);
-	size_t size = um__move_source__get_packed_size(want);
 	struct guest *g = guests_find(moves->agent->guests, want->uid);
-	uint8_t *packed = malloc(size + 1);
-	Um__MoveSource *copy = NULL;
+	Um__MoveSource *copy = wire_copy(&want->base);
 
-	if (packed) {
-		(void)um__move_source__pack(want, packed);
-		copy = um__move_source__unpack(NULL, size, packed);
-	}
-	free(packed);
 	if (copy && !m && want->move)
 		m = moves_add(moves, want->move, want->uid, UM__MOVE_SIDE__MOVE_SOURCE);
 	if (!copy || !m || m->side != UM__MOVE_SIDE__MOVE_SOURCE || m->uid != want->uid ||
@@ -139,8 +132,6 @@ void moves_target(struct moves *moves, const Um__MoveTarget *want, uint64_t mark
 {
 	struct move *m = moves_find(moves, want->move);
 	struct err err = ERR_INIT;
-	uint8_t *packed;
-	size_t size;
 
 	if (m && m->side == UM__MOVE_SIDE__MOVE_TARGET) {
 		m->mark = mark;
@@ -153,13 +144,7 @@ void moves_target(struct moves *moves, const Um__MoveTarget *want, uint64_t mark
 	if (!m)
 		return;
 	m->mark = mark;
-	size = um__move_target__get_packed_size(want);
-	packed = malloc(size + 1);
-	if (packed) {
-		(void)um__move_target__pack(want, packed);
-		m->target = um__move_target__unpack(NULL, size, packed);
-	}
-	free(packed);
+	m->target = wire_copy(&want->base);
 	if (!m->target)
 		(void)err_set(&err, -ENOMEM, "memory is short");
 	else if (want->source_key.len != CURVE_KEY)

@@ -136,20 +136,6 @@ static int convert_facts(const Um__AgentHello *hello, struct core_hostfacts *out
 	return facts_convert(f, out, err);
 }
 
-static Um__HostFacts *copy_facts(const Um__HostFacts *f)
-{
-	size_t size = um__host_facts__get_packed_size(f);
-	uint8_t *data = malloc(size ? size : 1);
-	Um__HostFacts *copy;
-
-	if (!data)
-		return NULL;
-	(void)um__host_facts__pack(f, data);
-	copy = um__host_facts__unpack(NULL, size, data);
-	free(data);
-	return copy;
-}
-
 static struct agent *session(struct serve *s, const struct peer *from, const Um__AgentHello *hello)
 {
 	struct agent *agent = agents_by_host(s, hello->host), *other;
@@ -182,7 +168,7 @@ static struct agent *session(struct serve *s, const struct peer *from, const Um_
 	memcpy(agent->peer_id, from->z.id, from->z.id_size);
 	agent->peer_id_size = from->z.id_size;
 	HASH_ADD(hh_peer, s->agents_by_peer, peer_id, (unsigned)agent->peer_id_size, agent);
-	agent->facts = copy_facts(hello->facts);
+	agent->facts = wire_copy(&hello->facts->base);
 	if (!agent->facts)
 		abort();
 	memcpy(agent->pubkey, from->z.pubkey, CURVE_KEY);

@@ -253,7 +253,7 @@ static void apply(struct serve *s, const struct peer *from, const Um__Envelope *
 		return;
 	}
 	spec_errors_init(&errors);
-	spec = labs_copy(r->spec);
+	spec = wire_copy(&r->spec->base);
 	rc = spec ? spec_defaults(spec, &err) : err_set(&err, -ENOMEM, "memory is short");
 	if (rc == 0) {
 		rc = spec_check(spec, &errors);
@@ -273,7 +273,7 @@ static void apply(struct serve *s, const struct peer *from, const Um__Envelope *
 		goto out;
 	}
 	if (labs_spec(s, wanted.name))
-		before = labs_copy(labs_spec(s, wanted.name));
+		before = wire_copy(&labs_spec(s, wanted.name)->base);
 	if (!r->dry_run) {
 		/* Before the commit: the messages to agents are made of it. */
 		(void)labs_set(s, spec, &err);

@@ -116,26 +116,12 @@ Um__BlobRef *artefacts_ref(
 
 /* ---------------------------------------------------------------- uploads */
 
-static Um__ArtefactInfo *copy_info(const Um__ArtefactInfo *info)
-{
-	size_t size = um__artefact_info__get_packed_size(info);
-	uint8_t *data = malloc(size ? size : 1);
-	Um__ArtefactInfo *copy;
-
-	if (!data)
-		return NULL;
-	(void)um__artefact_info__pack(info, data);
-	copy = um__artefact_info__unpack(NULL, size, data);
-	free(data);
-	return copy;
-}
-
 static void on_commit(void *arg, struct zsock *sock, const struct zpeer *z, uint64_t id,
 	const Um__ArtefactCommit *commit)
 {
 	struct serve *s = arg;
 	struct peer to = {.sock = sock, .z = *z};
-	Um__ArtefactInfo *info = copy_info(commit->info);
+	Um__ArtefactInfo *info = wire_copy(&commit->info->base);
 	const Um__ArtefactInfo *have;
 	Um__Envelope reply = wire_env(id);
 	Um__Ok ok = UM__OK__INIT;

@@ -6,20 +6,6 @@
 #include "scheduler/serve/serve_int.h"
 #include "spec/spec.h"
 
-Um__DeploymentSpec *labs_copy(const Um__DeploymentSpec *spec)
-{
-	size_t size = um__deployment_spec__get_packed_size(spec);
-	uint8_t *data = malloc(size ? size : 1);
-	Um__DeploymentSpec *copy = NULL;
-
-	if (!data)
-		return NULL;
-	(void)um__deployment_spec__pack(spec, data);
-	copy = um__deployment_spec__unpack(NULL, size, data);
-	free(data);
-	return copy;
-}
-
 static struct lab *find(const struct serve *s, const char *name)
 {
 	struct lab *lab;

@@ -201,8 +201,6 @@ int labs_set(struct serve *s, Um__DeploymentSpec *spec, struct err *err);
 void labs_drop(struct serve *s, const char *name);
 Um__DeploymentSpec *labs_spec(const struct serve *s, const char *name);
 Um__GroupSpec *labs_group(const struct serve *s, const char *deployment, const char *group);
-/* A deep copy. NULL when memory is short. */
-Um__DeploymentSpec *labs_copy(const Um__DeploymentSpec *spec);
 
 /* ---------------------------------------------------------------- facts.c */
 

@@ -284,8 +284,7 @@ void watch_get(struct serve *s, const struct peer *from, const Um__Envelope *env
 {
 	const Um__GetRequest *r = env->get_request;
 	struct watcher *w, *count;
-	size_t size, n = 0;
-	uint8_t *data;
+	size_t n = 0;
 
 	if (!r->watch) {
 		(void)send_list(s, from, env->id, r);
@@ -297,14 +296,12 @@ void watch_get(struct serve *s, const struct peer *from, const Um__Envelope *env
 			"too many watchers already (%u)", WATCHERS_MAX);
 		return;
 	}
-	size = um__get_request__get_packed_size(r);
-	data = malloc(size ? size : 1);
 	w = calloc(1, sizeof(*w));
-	if (!data || !w)
+	if (!w)
 		abort();
-	(void)um__get_request__pack(r, data);
-	w->request = um__get_request__unpack(NULL, size, data);
-	free(data);
+	w->request = wire_copy(&r->base);
+	if (!w->request)
+		abort();
 	w->peer = *from;
 	w->id = env->id;
 	DL_APPEND(s->watchers, w);
