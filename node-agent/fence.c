@@ -105,6 +105,9 @@ void fence_renew(struct fence *fence, uint64_t left, uint64_t lease)
 
 	if (left <= guard)
 		return;
+	/* It ended while this process stood still, and the timer has not been told yet. */
+	if (!agent->driver.ops->lease_left(agent->driver.self))
+		on_end(fence);
 	loop_timer_arm(fence->timer, left - guard);
 	if (agent->driver.ops->lease(agent->driver.self, agent->loop, left - guard / 2, &err) < 0 &&
 		log_rate_pass(&fence->rate))

@@ -17,6 +17,7 @@
 #include "node-agent/desired.h"
 #include "node-agent/movelog.h"
 #include "node-agent/moves_int.h"
+#include "node-agent/reconcile.h"
 
 #define OFFER "offer.pb"
 #define OFFER_MAX (16u << 20)
@@ -87,6 +88,8 @@ void move_in_close(struct move *m)
 {
 	moverecv_close(m->recv);
 	m->recv = NULL;
+	loop_timer_close(m->tick);
+	m->tick = NULL;
 	drop_blobs(m);
 }
 
@@ -159,6 +162,23 @@ static void prepared(struct move *m, const struct move_job *job)
 	moves_state(m, UM__MOVE_STATE__MOVE_SEALED);
 }
 
+static void on_again(void *arg)
+{
+	move_in_step(arg);
+}
+
+/* A disk that has errors, or is read-only: what is there counts until it is gone. */
+static void not_removed(struct move *m, const struct err *err)
+{
+	log_warn("a copy cannot be removed", LOG_U64("move", m->number), LOG_ERR(err));
+	(void)snprintf(m->reason, sizeof(m->reason), "%s", err_msg(err));
+	moves_news(m);
+	if (!m->tick &&
+		loop_timer_open(m->moves->agent->loop, "move", on_again, m, &m->tick, NULL) < 0)
+		return; /* at the next start, then */
+	loop_timer_arm(m->tick, reconcile_backoff(++m->failures));
+}
+
 static void done(void *arg, bool cancelled)
 {
 	struct move_job *job = arg;
@@ -166,10 +186,9 @@ static void done(void *arg, bool cancelled)
 
 	m->busy = false;
 	if (!cancelled && !m->moves->stopped) {
-		if (job->forget) {
-			/* What could not be removed now is at the next start. */
-			if (job->rc < 0)
-				log_warn("a copy cannot be removed", LOG_ERR(&job->err));
+		if (job->forget && job->rc < 0) {
+			not_removed(m, &job->err);
+		} else if (job->forget) {
 			moves_gone(m);
 		} else {
 			if (job->rc < 0)

@@ -17,8 +17,9 @@ struct move {
 	Um__MoveSide side;
 	uint64_t mark;
 	bool ended, gone;
-	bool dirty; /* there is news */
-	bool busy;  /* a job in the pool */
+	bool dirty;		 /* there is news */
+	struct loop_timer *tick; /* source: progress; target: a removal tried again */
+	bool busy;		 /* a job in the pool */
 	Um__MoveState state;
 	char reason[GUESTS_REASON];
 	uint8_t digest[MOVE_DIGEST];
@@ -29,7 +30,6 @@ struct move {
 	struct movesend_status status; /* as of the last look */
 	uint64_t last_round_bytes, this_round_bytes;
 	uint32_t seen_round;
-	struct loop_timer *tick;
 	uint64_t sync_id, sync_at; /* of the flush under way; loop time */
 	bool synced, last;
 	uint64_t rate; /* as the session was told */
@@ -38,6 +38,7 @@ struct move {
 	char dir[PATH_MAX - 64];
 	bool held[GUESTS_BLOBS];
 	bool prepared, taken;
+	uint32_t failures; /* of the removal, in a row */
 	struct cow_spec spec;
 	struct moverecv *recv;
 	UT_hash_handle hh;
