@@ -567,6 +567,18 @@ void move_left(struct core *core, const struct core_host *host, uint64_t uid, ui
 			finish(core, m, now, out);
 }
 
+void move_returned(struct core *core, struct core_guest *guest, struct core_out *out)
+{
+	struct core_move *m, *next;
+
+	if (!guest->host->held_count)
+		return;
+	HASH_ITER (hh, core->moves, m, next)
+		if (m->phase == CORE_MOVE_DROP && m->uid == guest->uid &&
+			is(m->source, guest->host->name))
+			finish(core, m, m->heard_at, out);
+}
+
 /* ---------------------------------------------------------------- what becomes of hosts */
 
 void move_hello(struct core *core, const struct core_host *host,

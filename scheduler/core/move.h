@@ -143,6 +143,9 @@ void move_changed(struct core *core, struct core_guest *guest, bool new_disk, st
 void move_noted(struct core *core, struct core_guest *guest, uint64_t now, struct core_out *out);
 /* HOST has a guest under an epoch that is not the newest: true while a move needs it. */
 bool move_keeps(const struct core *core, const struct core_host *host, uint64_t uid);
+/* It was placed anew. Where that is the host that it had been moved from, and that was
+ * told to drop its copy, there is nothing to wait for: the folder is the guest's again. */
+void move_returned(struct core *core, struct core_guest *guest, struct core_out *out);
 /* Nothing of the guest is left on HOST. */
 void move_left(struct core *core, const struct core_host *host, uint64_t uid, uint64_t now,
 	struct core_out *out);

@@ -127,6 +127,7 @@ static void announce(struct core *core, struct core_guest *guest, struct core_ou
 	out_dirty_guest(out, guest);
 	netplan_placed(guest, out);
 	out_tell_guest(out, guest);
+	move_returned(core, guest, out);
 	out_log(out, "guest", guest->name, "Placed", false, guest->host->name, "on %s: %s",
 		guest->host->name, guest->placed_because);
 }

@@ -69,6 +69,30 @@ static void test_stop_and_start(void **state)
 	assert_int_equal(told_of(w, 1)->restarts, 0); /* not by policy */
 }
 
+static bool is_known(struct world *w, void *arg)
+{
+	return guests_find(w->agent->guests, *(uint64_t *)arg);
+}
+
+/* The lease ended while the agent stood still: it finds out by its clock, and its timer
+ * is armed anew before it ran. What was not started meanwhile starts then. */
+static void test_lease_ends_unseen(void **state)
+{
+	struct world *w = *state;
+	uint64_t uid = 1;
+
+	until(w, is_here, NULL);
+	say_all(w);
+	(void)want(w, 0);
+	w->guests[0].fenced = true;
+	w->mute = true;
+	w->fake.lease_until = 1;
+	say_guests(w, false, 0, 1);
+	until(w, is_known, &uid);
+	w->mute = false;
+	until(w, is_ready, UID(1));
+}
+
 static bool generation_is(struct world *w, void *arg)
 {
 	return told_of(w, 1)->generation == *(uint64_t *)arg && is_ready(w, UID(1));
@@ -510,6 +534,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_start),
 		T(test_stop_and_start),
+		T(test_lease_ends_unseen),
 		T(test_generations),
 		T(test_crash_restarts),
 		T(test_restart_policies),
