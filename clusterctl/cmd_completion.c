@@ -42,7 +42,7 @@ static const char script[] =
 	"		fi ;;\n"
 	"	boot-report|why|logs|exec|console|start|stop|restart)\n"
 	"		COMPREPLY=($(compgen -W \"$(_clusterctl_names guests)\" -- \"$cur\")) ;;\n"
-	"	cordon|uncordon) COMPREPLY=($(compgen -W \"$(_clusterctl_names hosts)\" -- "
+	"	cordon|uncordon|drain) COMPREPLY=($(compgen -W \"$(_clusterctl_names hosts)\" -- "
 	"\"$cur\")) ;;\n"
 	"	host) COMPREPLY=($(compgen -W \"rm $(_clusterctl_names hosts)\" -- \"$cur\")) ;;\n"
 	"	cp) COMPREPLY=($(compgen -f -- \"$cur\") $(compgen -W \"$(_clusterctl_names "

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "clusterctl/ctl.h"
+#include "clusterctl/show.h"
 #include "lib/str.h"
 #include "lib/units.h"
 
@@ -65,20 +66,11 @@ static int on_answer(void *arg, const Um__Envelope *env)
 
 static void show_end(const Um__MigrationInfo *i)
 {
-	char whole[UNITS_TEXT], stopped[UNITS_TEXT], sent[UNITS_TEXT];
-
 	if (strcmp(i->state, "done") != 0) {
 		(void)ctl_fail(EXIT_FAILED, "%s stays on %s: %s", i->guest, i->from, i->reason);
 		return;
 	}
-	(void)printf("%s moved from %s to %s in %s, stopped for %s, %s sent\n", i->guest, i->from,
-		i->to,
-		units_duration(
-			whole, i->running_at > i->started_at ? i->running_at - i->started_at : 0),
-		units_duration(stopped, i->frozen_at && i->running_at > i->frozen_at
-						? i->running_at - i->frozen_at
-						: 0),
-		units_size(sent, i->wire_bytes));
+	show_moved(i);
 }
 
 static void show_step(const Um__MigrationInfo *i)

@@ -138,6 +138,7 @@ int cmd_stop(struct ctl *ctl, int argc, char **argv);
 int cmd_restart(struct ctl *ctl, int argc, char **argv);
 int cmd_recover(struct ctl *ctl, int argc, char **argv);
 int cmd_migrate(struct ctl *ctl, int argc, char **argv);
+int cmd_drain(struct ctl *ctl, int argc, char **argv);
 int cmd_cordon(struct ctl *ctl, int argc, char **argv);
 int cmd_uncordon(struct ctl *ctl, int argc, char **argv);
 int cmd_host(struct ctl *ctl, int argc, char **argv);

@@ -174,6 +174,20 @@ static void id_text(char out[65], const ProtobufCBinaryData *id)
 		str_hex(out, id->data, 32);
 }
 
+void show_moved(const Um__MigrationInfo *i)
+{
+	char whole[UNITS_TEXT], stopped[UNITS_TEXT], sent[UNITS_TEXT];
+
+	(void)printf("%s moved from %s to %s in %s, stopped for %s, %s sent\n", i->guest, i->from,
+		i->to,
+		units_duration(
+			whole, i->running_at > i->started_at ? i->running_at - i->started_at : 0),
+		units_duration(stopped, i->frozen_at && i->running_at > i->frozen_at
+						? i->running_at - i->frozen_at
+						: 0),
+		units_size(sent, i->wire_bytes));
+}
+
 /* ---------------------------------------------------------------- tables */
 
 static void host_cells(const Um__HostInfo *h, bool wide, struct table *t)
@@ -383,6 +397,21 @@ static void time_json(struct json *j, const char *key, uint64_t when)
 	json_str(j, key, when ? out_time(text, when) : NULL);
 }
 
+static void drain_json(const Um__HostDrain *d, struct json *j)
+{
+	json_object(j, "drain");
+	json_u64(j, "guests_at_start", d->total);
+	json_u64(j, "moving", d->moving);
+	json_u64(j, "stuck", d->stuck);
+	json_str(j, "reason", *d->reason ? d->reason : NULL);
+	json_u64(j, "parallel", d->parallel);
+	json_u64(j, "rate", d->rate);
+	time_json(j, "started_at", d->started_at);
+	time_json(j, "ended_at", d->ended_at);
+	time_json(j, "retry_at", d->retry_at);
+	json_end(j);
+}
+
 static void host_json(const Um__HostInfo *h, struct json *j)
 {
 	json_str(j, "name", h->name);
@@ -406,6 +435,8 @@ static void host_json(const Um__HostInfo *h, struct json *j)
 	for (size_t i = 0; i < h->n_taints; i++)
 		json_str(j, NULL, h->taints[i]);
 	json_end(j);
+	if (h->drain)
+		drain_json(h->drain, j);
 	json_str(j, "agent_version", h->agent_version);
 	json_str(j, "kernel_release", h->kernel_release);
 	time_json(j, "joined_at", h->joined_at);
@@ -503,6 +534,7 @@ static void migration_json(const Um__MigrationInfo *m, struct json *j)
 	time_json(j, "ended_at", m->ended_at);
 	json_u64(j, "downtime_ms",
 		m->frozen_at && m->running_at > m->frozen_at ? m->running_at - m->frozen_at : 0);
+	json_bool(j, "drain", m->drain);
 }
 
 static void other_json(const Um__GetReply *r, Um__Kind kind, size_t i, struct json *j)

@@ -25,6 +25,8 @@ const char *show_name(const Um__GetReply *r, Um__Kind kind, size_t i);
 void show_key(const Um__GetReply *r, Um__Kind kind, size_t i, char key[128]);
 size_t show_count(const Um__GetReply *reply, Um__Kind kind);
 
+/* "GUEST moved from A to B in 3 s, stopped for ..." */
+void show_moved(const Um__MigrationInfo *m);
 /* Parts for the verb kernel: a value of META, "" when it has none; "features" as an
  * array; the members of an image or kernel but "config". */
 const char *show_meta(const Um__ArtefactInfo *a, const char *key);

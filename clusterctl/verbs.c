@@ -153,6 +153,28 @@ const struct verb verbs[] = {
 		"examples:\n"
 		"  clusterctl migrate hello/web-1 --wait\n"
 		"  clusterctl migrate hello/web-1 --to host3 --rate 50M\n"},
+	{"drain", "move everything off a host", cmd_drain,
+		"usage: clusterctl drain HOST [--parallel N] [--rate SIZE] [--max-downtime TIME]\n"
+		"                             [--dry-run] [--wait] [--timeout TIME]\n"
+		"       clusterctl drain HOST --cancel\n"
+		"\n"
+		"The host gets no guests any more, and those that are there are moved to where\n"
+		"their rules let them go.  A guest that no host takes stays and runs, and is "
+		"tried\n"
+		"again.  The host stays as it is, also when it is empty, until 'uncordon'.  Given\n"
+		"again, it goes on with the new numbers.\n"
+		"\n"
+		"      --parallel N         moves at once (4)\n"
+		"      --rate SIZE          at most so many bytes a second, for all together\n"
+		"      --max-downtime TIME  aimed at for the last copy of each (300ms)\n"
+		"      --dry-run            only say where each would go\n"
+		"      --cancel             no more moves; those not handed over are put back\n"
+		"  -w, --wait               until nothing is left there\n"
+		"      --timeout TIME       not longer than this (exit status 4); the moves go on\n"
+		"\n"
+		"examples:\n"
+		"  clusterctl drain host2 --wait\n"
+		"  clusterctl drain host2 --parallel 2 --rate 100M\n"},
 	{"cordon", "place no new guests on hosts", cmd_cordon,
 		"usage: clusterctl cordon HOST...\n"
 		"\n"

@@ -97,6 +97,7 @@ struct core_overcommit {
 
 struct core_guest;
 struct core_move;
+struct core_drain;
 struct core_network;
 struct core_group;
 struct core_deployment;
@@ -135,6 +136,7 @@ struct core_host {
 	char name[CORE_NAME];
 	enum core_host_state state;
 	bool cordoned;
+	struct core_drain *drain; /* it is being emptied, owned; NULL: not (drain.h) */
 	bool released;		  /* lost, and what may be started elsewhere has left it */
 	uint64_t lost_at;	  /* wall clock */
 	uint32_t order;		  /* of joining, from 1: ties are broken by it */
@@ -287,7 +289,9 @@ struct core_group {
 	struct core_groupspec spec;
 	struct core_guest *guests;
 	uint32_t guest_count;
+	/* Of those placed, and of those that move, at their targets as well. */
 	struct core_counts on_hosts, on_domains;
+	uint32_t coming;			   /* the latter */
 	struct core_guest *pending, *pending_last; /* by pending_next */
 	uint32_t pending_count;
 	/* While it has pending guests: not tried yet, or waiting for room. */

@@ -3,6 +3,7 @@
 #define UMLAUT_SCHEDULER_CORE_CORE_INT_H
 
 #include "scheduler/core/core.h"
+#include "scheduler/core/drain.h"
 #include "scheduler/core/index.h"
 #include "scheduler/core/move.h"
 #include "scheduler/core/tables.h"
@@ -39,7 +40,9 @@ struct core {
 	bool place_due; /* room became free: try those that wait */
 	struct core_host *avoided;
 	struct core_move *moves;
-	uint32_t moves_ended; /* of them */
+	uint32_t moves_ended;	    /* of them */
+	struct core_host *draining; /* by drain->next */
+	bool drain_due;		    /* look at them at the end of the event */
 };
 
 /* out.c */
@@ -94,6 +97,8 @@ void guest_attach_host(struct core_guest *guest, struct core_host *host);
 void guest_detach_host(struct core_guest *guest);
 /* Its group's counts on its host. */
 void guest_count_place(struct core_guest *guest, int by);
+/* Of GROUP on HOST and in its domains. */
+void group_count_at(struct core_group *group, const struct core_host *host, int by);
 void guest_pend(struct core *core, struct core_guest *guest);
 void guest_unpend(struct core *core, struct core_guest *guest);
 /* Nothing of it is on its host any more: it waits for a place again, from its image. */

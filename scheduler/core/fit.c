@@ -33,9 +33,7 @@ static void reserve(struct fit *fit, struct core_group *group, struct core_host 
 	host->cpu_reserved += add ? spec->cpu : -spec->cpu;
 	host->guest_count += (uint32_t)by;
 	host->exclusive_count += exclusive ? (uint32_t)by : 0;
-	(void)counts_add(&group->on_hosts, host->order, by);
-	for (size_t i = 0; i < host->domain_count; i++)
-		(void)counts_add(&group->on_domains, host->domains[i]->id, by);
+	group_count_at(group, host, by);
 	index_moved(fit->core, host);
 }
 

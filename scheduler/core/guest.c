@@ -89,6 +89,14 @@ void guest_set_phase(struct core_guest *guest, enum core_phase phase, const char
 		guest_set_ready(guest, false);
 }
 
+void group_count_at(struct core_group *group, const struct core_host *host, int by)
+{
+	/* Counts only steer: where memory is short for one, invariant 13 tells. */
+	(void)counts_add(&group->on_hosts, host->order, by);
+	for (size_t i = 0; i < host->domain_count; i++)
+		(void)counts_add(&group->on_domains, host->domains[i]->id, by);
+}
+
 /* Counts by host, by domain and by priority follow its place. */
 void guest_count_place(struct core_guest *guest, int by)
 {
@@ -98,10 +106,7 @@ void guest_count_place(struct core_guest *guest, int by)
 
 	if (!group)
 		return;
-	/* Counts only steer: where memory is short for one, invariant 13 tells. */
-	(void)counts_add(&group->on_hosts, host->order, by);
-	for (size_t i = 0; i < host->domain_count; i++)
-		(void)counts_add(&group->on_domains, host->domains[i]->id, by);
+	group_count_at(group, host, by);
 	(void)counts_add(&core->priorities, place_priority_id(group->spec.priority), by);
 }
 
@@ -126,6 +131,7 @@ void guest_detach_host(struct core_guest *guest)
 	if (!host)
 		return;
 	guest_count_place(guest, -1);
+	drain_left(guest->deployment->core, guest);
 	DL_DELETE2(host->guests, guest, host_prev, host_next);
 	host->guest_count--;
 	host->ready_count -= guest->ready;

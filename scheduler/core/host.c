@@ -115,6 +115,7 @@ int host_new(struct core *core, const struct core_hostfacts *facts, struct core_
 void host_free(struct core *core, struct core_host *host)
 {
 	avoid_forget(core, host);
+	drain_forget(core, host);
 	core->auto_mtu = 0;
 	index_take(core, host);
 	core->by_order[host->order] = NULL;
@@ -245,6 +246,7 @@ int core_host_hello(struct core *core, const struct core_hostfacts *facts,
 		return rc;
 	}
 	out_dirty(out, CORE_KIND_HOST, host->name);
+	core->drain_due |= core->draining != NULL;
 	if (!was_up)
 		out_log(out, "host", host->name, "Up", false, host->name, "is up");
 	for (size_t i = 0; i < count; i++)
@@ -315,7 +317,7 @@ int core_observe(struct core *core, const char *name, const struct core_observed
 
 uint64_t core_tick(struct core *core, uint64_t now, uint64_t mono, struct core_out *out)
 {
-	uint64_t lease = core->config.lease_ms, next = FAR_AWAY, avoided;
+	uint64_t lease = core->config.lease_ms, next = FAR_AWAY, avoided, drain;
 	struct core_host *host;
 
 	DL_FOREACH (core->host_list, host) {
@@ -346,6 +348,9 @@ uint64_t core_tick(struct core *core, uint64_t now, uint64_t mono, struct core_o
 	avoided = avoid_tick(core, now, out);
 	if (avoided < next)
 		next = avoided;
+	drain = drain_tick(core, now, out);
+	if (drain < next)
+		next = drain;
 	place_pending(core, now, out);
 	if (core->retry_left)
 		return 1;
@@ -359,6 +364,12 @@ int core_cordon(struct core *core, const char *name, bool cordoned, uint64_t now
 
 	if (!host)
 		return err_set(err, -ENOENT, "no host '%s'", name);
+	if (!cordoned && host->drain) {
+		int rc = core_drain_cancel(core, name, now, out, err);
+
+		if (rc < 0)
+			return rc;
+	}
 	if (host->cordoned == cordoned)
 		return 0;
 	host->cordoned = cordoned;

@@ -250,7 +250,7 @@ static struct index_domain *domain_get(struct core *core, const char *key, const
 	return domain;
 }
 
-static void count_domains(struct core_host *host, int by)
+static void count_domains(struct core *core, struct core_host *host, int by)
 {
 	struct core_guest *guest;
 
@@ -258,6 +258,7 @@ static void count_domains(struct core_host *host, int by)
 	if (guest->group)
 		for (size_t i = 0; i < host->domain_count; i++)
 			(void)counts_add(&guest->group->on_domains, host->domains[i]->id, by);
+	move_count_domains(core, host, by);
 }
 
 /* The host's values of the used keys, as its labels are now. */
@@ -279,11 +280,11 @@ static int renew_domains(struct core *core, struct core_host *host)
 			return -ENOMEM;
 		}
 	}
-	count_domains(host, -1);
+	count_domains(core, host, -1);
 	free(host->domains);
 	host->domains = domains;
 	host->domain_count = n;
-	count_domains(host, 1);
+	count_domains(core, host, 1);
 	return 0;
 }
 

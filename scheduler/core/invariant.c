@@ -52,6 +52,9 @@ static int check_move(const struct core *core, const struct core_move *m, struct
 		return BROKEN(14, "move of %s was never given", m->name);
 	if ((guest != NULL) != (m->phase <= CORE_MOVE_START) || (m->held && !core_move_active(m)))
 		return BROKEN(14, "move of %s: %s", m->name, core_move_phase_name(m->phase));
+	if (m->counted && (!guest || m->counted != guest->group || !m->held ||
+				  !counts_of(&m->counted->on_hosts, m->held->order)))
+		return BROKEN(14, "%s is not counted on %s, where it moves", m->name, m->target);
 	if (!guest)
 		return 0;
 	if (guest->move != m || guest->uid != m->uid || guest->deleting || guest->evicted)
@@ -150,7 +153,7 @@ static int check_group(const struct core *core, const struct core_group *group, 
 			return BROKEN(
 				13, "group %s counts on a host that is gone", group->spec.name);
 	}
-	if (placed != counted || pending != group->pending_count ||
+	if (placed + group->coming != counted || pending != group->pending_count ||
 		(pending != 0) != (group->list != CORE_NO_LIST))
 		return BROKEN(
 			13, "the counts of group %s do not match its guests", group->spec.name);

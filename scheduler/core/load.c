@@ -214,6 +214,7 @@ int core_loaded(
 
 	(void)now;
 	(void)err;
+	drain_loaded(core);
 	DL_FOREACH (core->host_list, host)
 		host->seen_mono = mono;
 	/* What was being removed and had no host is gone by now. */

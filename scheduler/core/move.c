@@ -118,6 +118,32 @@ static void hold(struct core *core, struct core_move *m, struct core_host *host,
 	index_moved(core, host);
 }
 
+/* The rules of others see the guest at its target too, until it is there or stays. */
+static void count_coming(struct core_move *m)
+{
+	m->counted = m->guest->group;
+	if (!m->counted)
+		return;
+	m->counted->coming++;
+	group_count_at(m->counted, m->held, 1);
+}
+
+static void uncount_coming(struct core_move *m)
+{
+	if (!m->counted)
+		return;
+	m->counted->coming--;
+	group_count_at(m->counted, m->held, -1);
+	m->counted = NULL;
+}
+
+void move_count_domains(struct core *core, const struct core_host *host, int by)
+{
+	for (const struct core_move *m = core->moves; m; m = m->hh.next)
+		for (size_t i = 0; m->counted && m->held == host && i < host->domain_count; i++)
+			(void)counts_add(&m->counted->on_domains, host->domains[i]->id, by);
+}
+
 static void release(struct core *core, struct core_move *m)
 {
 	struct core_host *host = m->held;
@@ -134,17 +160,20 @@ static void release(struct core *core, struct core_move *m)
 	core->place_due = true;
 }
 
-static void let_go(struct core_move *m)
+static void let_go(struct core *core, struct core_move *m)
 {
-	if (m->guest)
-		m->guest->move = NULL;
+	uncount_coming(m);
+	if (!m->guest)
+		return;
+	m->guest->move = NULL;
 	m->guest = NULL;
+	drain_moved(core, m, m->phase == CORE_MOVE_DROP);
 }
 
 static void forget(struct core *core, struct core_move *m)
 {
+	let_go(core, m);
 	release(core, m);
-	let_go(m);
 	if (!core_move_active(m))
 		core->moves_ended--;
 	HASH_DEL(core->moves, m);
@@ -176,8 +205,9 @@ static void trim(struct core *core, struct core_out *out)
 
 static void finish(struct core *core, struct core_move *m, uint64_t now, struct core_out *out)
 {
-	let_go(m);
+	let_go(core, m);
 	release(core, m);
+	core->drain_due |= core->draining != NULL;
 	m->phase = m->phase == CORE_MOVE_DROP ? CORE_MOVE_DONE
 		   : m->cancelled	      ? CORE_MOVE_CANCELLED
 					      : CORE_MOVE_FAILED;
@@ -202,7 +232,7 @@ static void back(struct core *core, struct core_move *m, uint64_t now, struct co
 	(void)vsnprintf(m->reason, sizeof(m->reason), fmt, ap);
 	va_end(ap);
 	m->phase = CORE_MOVE_BACK;
-	let_go(m);
+	let_go(core, m);
 	dirty(m, out);
 	tell(m, m->source, out);
 	tell(m, m->target, out);
@@ -219,7 +249,7 @@ static void drop(struct core *core, struct core_move *m, uint64_t now, struct co
 
 	m->phase = CORE_MOVE_DROP;
 	m->running_at = now;
-	let_go(m);
+	let_go(core, m);
 	dirty(m, out);
 	out_tell_remove(out, m->source, m->uid, epoch);
 	tell(m, m->target, out);
@@ -240,6 +270,7 @@ static void hand_over(struct core *core, struct core_move *m, uint64_t now, stru
 		back(core, m, now, out, "the copy is not equal to what it was made of");
 		return;
 	}
+	uncount_coming(m);
 	release(core, m);
 	netplan_leaving(guest, out);
 	guest_set_ready(guest, false);
@@ -363,6 +394,8 @@ int core_migrate(struct core *core, uint64_t uid, const struct core_migrate *how
 	guest->move = m;
 	HASH_ADD(hh, core->moves, number, sizeof(m->number), m);
 	hold(core, m, host, true);
+	count_coming(m);
+	drain_moving(core, m);
 	plan->number = m->number;
 	out_dirty(out, CORE_KIND_META, "meta");
 	dirty(m, out);
@@ -617,6 +650,29 @@ void move_host_lost(struct core *core, struct core_host *host, uint64_t now, str
 	}
 }
 
+void move_refuse_into(
+	struct core *core, const struct core_host *host, uint64_t now, struct core_out *out)
+{
+	struct core_move *m, *next;
+
+	HASH_ITER (hh, core->moves, m, next)
+		if (before_handover(m) && is(m->target, host->name))
+			back(core, m, now, out, "host %s is being emptied", host->name);
+}
+
+void move_cancel_drain(
+	struct core *core, const struct core_host *host, uint64_t now, struct core_out *out)
+{
+	struct core_move *m, *next;
+
+	HASH_ITER (hh, core->moves, m, next) {
+		if (!m->drain || !before_handover(m) || !is(m->source, host->name))
+			continue;
+		m->cancelled = true;
+		back(core, m, now, out, "the emptying of %s was cancelled", host->name);
+	}
+}
+
 static bool is_up(const struct core *core, const char *name)
 {
 	const struct core_host *host = host_get(core, name);
@@ -687,6 +743,9 @@ int core_load_move(struct core *core, const struct core_load_move *load, struct 
 				m->number, m->name, at ? at->name : "a host that is not stored");
 		m->guest->move = m;
 		hold(core, m, before_handover(m) ? target : source, before_handover(m));
+		if (before_handover(m))
+			count_coming(m);
+		drain_moving(core, m);
 		return 0;
 	}
 	/* Nobody else got what is held before all agents were heard again. */

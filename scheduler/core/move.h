@@ -91,6 +91,7 @@ struct core_move {
 	uint64_t held_memory, held_disk;
 	uint32_t held_cpu;
 	bool held_exclusive;
+	struct core_group *counted; /* on that host, for the rules of all; NULL: not */
 	UT_hash_handle hh;
 };
 const struct core_move *core_move(const struct core *core, uint64_t number);
@@ -154,6 +155,14 @@ void move_hello(struct core *core, const struct core_host *host,
 	const struct core_observed *observed, size_t count, uint64_t now, struct core_out *out);
 void move_host_lost(struct core *core, struct core_host *host, uint64_t now, struct core_out *out);
 void move_tick(struct core *core, uint64_t now, struct core_out *out);
+/* HOST is emptied: what is on its way there stays where it is. */
+void move_refuse_into(
+	struct core *core, const struct core_host *host, uint64_t now, struct core_out *out);
+/* HOST is not emptied any more. */
+void move_cancel_drain(
+	struct core *core, const struct core_host *host, uint64_t now, struct core_out *out);
+/* HOST's domains change: those that are on their way there count in them. */
+void move_count_domains(struct core *core, const struct core_host *host, int by);
 void move_free_all(struct core *core);
 
 #endif

@@ -404,7 +404,6 @@ void place_pending(struct core *core, uint64_t now, struct core_out *out)
 {
 	uint64_t epoch = core->meta.next_epoch;
 
-	(void)now;
 	if (core->place_due) {
 		core->place_due = false;
 		core->retry_left = core->waiting_count;
@@ -422,6 +421,7 @@ void place_pending(struct core *core, uint64_t now, struct core_out *out)
 		(void)place_one(core, group, out);
 	}
 	place_fresh(core, out);
+	drain_step(core, now, out);
 	if (core->meta.next_epoch != epoch)
 		out_dirty(out, CORE_KIND_META, "meta");
 }

@@ -212,10 +212,11 @@ Um__MigrationInfo *moves_view(const struct core_move *m, struct arena *a)
 	out->frozen_at = m->frozen_at;
 	out->running_at = m->running_at;
 	out->ended_at = m->ended_at;
+	out->drain = m->drain;
 	return out;
 }
 
-static Um__Error *refusal(const struct err *err, struct arena *a)
+Um__Error *moves_refusal(const struct err *err, struct arena *a)
 {
 	Um__Error *out = arena_get(a, sizeof(*out));
 
@@ -254,7 +255,7 @@ static Um__MigrateItem *one(
 		rc = core_migrate(s->core, g->uid, &how, proc_wall_ms(), &plan, &s->out, &err);
 	}
 	if (rc < 0)
-		item->error = refusal(&err, a);
+		item->error = moves_refusal(&err, a);
 	item->from = arena_str(a, plan.from);
 	item->to = arena_str(a, plan.to);
 	item->move = plan.number;

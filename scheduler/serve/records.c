@@ -57,6 +57,7 @@ static void host_op(struct serve *s, const char *name, struct arena *a, struct s
 	record.name = arena_str(a, h->name);
 	record.cordoned = h->cordoned;
 	record.joined_at = h->joined_at;
+	record.drain = drains_view(h, a);
 	record.facts = agent ? agent->facts : &facts;
 	if (!agent)
 		facts_of(h, &facts, a);
@@ -296,6 +297,8 @@ static int load_host(void *arg, const char *key, const void *value, size_t size,
 	rc = facts_convert(r->facts, &facts, l->err);
 	if (rc == 0)
 		rc = core_load_host(l->s->core, &facts, r->cordoned, r->joined_at, l->err);
+	if (rc == 0 && r->drain)
+		rc = drains_restore(l->s, r->name, r->drain, l->err);
 	facts_free(&facts);
 	um__stored_host__free_unpacked(r, NULL);
 	return rc;

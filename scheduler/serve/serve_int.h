@@ -300,11 +300,19 @@ void moves_observed(struct serve *s, const struct agent *agent, Um__MoveObserved
 Um__MoveSource *moves_source_view(struct serve *s, const struct core_move *m, struct arena *a);
 Um__MoveTarget *moves_target_view(
 	struct serve *s, const struct core_move *m, Um__GuestAssign *assign, struct arena *a);
+Um__Error *moves_refusal(const struct err *err, struct arena *a);
 Um__MigrationInfo *moves_view(const struct core_move *m, struct arena *a);
 void moves_migrate(struct serve *s, const struct peer *from, const Um__Envelope *env);
 /* The record; NULL when there is no such move (any more). */
 Um__StoredMove *moves_record(const struct serve *s, uint64_t number, struct arena *a);
 int moves_restore(struct serve *s, const Um__StoredMove *r, struct err *err);
+
+/* ---------------------------------------------------------------- drains.c */
+
+/* NULL: the host is not being emptied. */
+Um__HostDrain *drains_view(const struct core_host *host, struct arena *a);
+int drains_restore(struct serve *s, const char *host, const Um__HostDrain *r, struct err *err);
+void drains_request(struct serve *s, const struct peer *from, const Um__Envelope *env);
 
 /* ---------------------------------------------------------------- boots.c */
 

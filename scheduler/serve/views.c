@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "scheduler/core/drain.h"
 #include "scheduler/serve/serve_int.h"
 
 #define NEW(a, Type, INIT)                               \
@@ -74,6 +75,11 @@ Um__GuestInfo *view_guest(
 	return out;
 }
 
+static const char *drained(const struct core_host *h)
+{
+	return h->drain->ended_at ? "drained" : "draining";
+}
+
 Um__HostInfo *view_host(const struct serve *s, const struct core_host *h, struct arena *a)
 {
 	Um__HostInfo *out = NEW(a, Um__HostInfo, UM__HOST_INFO__INIT);
@@ -82,6 +88,7 @@ Um__HostInfo *view_host(const struct serve *s, const struct core_host *h, struct
 
 	out->name = arena_str(a, h->name);
 	out->state = arena_str(a, h->state != CORE_HOST_UP ? core_host_state_name(h->state)
+				  : h->drain		   ? drained(h)
 				  : h->cordoned		   ? "cordoned"
 				  : h->avoid_until	   ? "avoided"
 							   : "up");
@@ -98,6 +105,7 @@ Um__HostInfo *view_host(const struct serve *s, const struct core_host *h, struct
 	out->last_seen = h->last_seen;
 	out->joined_at = h->joined_at;
 	out->avoid_until = h->avoid_until;
+	out->drain = drains_view(h, a);
 	out->n_labels = h->labels.count;
 	out->labels = (Um__HostInfo__LabelsEntry **)arena_list(a, h->labels.count);
 	for (size_t i = 0; i < h->labels.count; i++) {
