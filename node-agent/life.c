@@ -85,6 +85,7 @@ static struct reconcile_have have_of(const struct guest *g)
 		.artefacts = false, /* asked only when it matters: life_step() */
 		.disk_generation = g->disk_generation,
 		.takes = guest_takes(g),
+		.moves = g->moving && !g->frozen_move,
 		.disk_checked = g->disk_checked,
 		.slot = g->boot == BOOT_GRANTED,
 		.hold = guests_held(g->agent->guests),

@@ -122,8 +122,10 @@ void moves_source(struct moves *moves, const Um__MoveSource *want, uint64_t mark
 		um__move_source__free_unpacked(m->source, NULL);
 	m->source = copy;
 	m->mark = mark;
-	if (g)
+	if (g) {
 		g->moving = true;
+		guests_touch(g); /* it may have no disk yet */
+	}
 	moves_news(m);
 	step(m);
 }

@@ -233,8 +233,6 @@ static int check(const struct move *m, const struct guest *g, struct err *err)
 	if (!g || !g->assign || g->gone || g->assign->epoch != m->source->epoch)
 		return err_set(err, -ESTALE, "the guest is not here under epoch %llu",
 			(unsigned long long)m->source->epoch);
-	if (!g->disk_generation && !g->assign->run)
-		return err_set(err, -ENOENT, "the guest has no disk: it never ran");
 	return 0;
 }
 
@@ -257,7 +255,7 @@ void move_out_step(struct move *m)
 	}
 	g->moving = true;
 	if (!m->send) {
-		/* Its disk is being made: life comes here again. */
+		/* Its disk is being made, also when it is stopped: life comes here again. */
 		if (!g->disk_generation || g->busy == GUEST_DISK || guest_takes(g))
 			return;
 		if (begin(m, g, &err) < 0) {

@@ -45,6 +45,8 @@ static bool over(const struct reconcile_want *want, const struct reconcile_have 
 enum reconcile_step reconcile_next(
 	const struct reconcile_want *want, const struct reconcile_have *have, uint64_t now)
 {
+	bool disk_only = have->takes || (have->moves && !have->disk_generation);
+
 	if (have->busy)
 		return RECONCILE_NOTHING;
 	if (have->runner)
@@ -53,11 +55,11 @@ enum reconcile_step reconcile_next(
 		return save(RECONCILE_SAVE, have, now);
 	if (want->gone)
 		return now < have->retry_at ? RECONCILE_WAIT : RECONCILE_REMOVE;
-	if (!have->takes && (!want->run || over(want, have)))
+	if (!disk_only && (!want->run || over(want, have)))
 		return RECONCILE_NOTHING;
 	if (now < have->retry_at)
 		return RECONCILE_WAIT;
-	if (have->hold && !have->takes)
+	if (have->hold && !disk_only)
 		return RECONCILE_NOTHING;
 	if (!have->artefacts)
 		return RECONCILE_FETCH;

@@ -11,6 +11,7 @@
  *   no runner      nothing (gone)              REMOVE
  *                  any, its disk has come      SAVE, FETCH, DISK, also when it is stopped
  *                  from another host
+ *                  stopped, to move, no disk   SAVE, FETCH, DISK
  *                  stopped                     SAVE, then NOTHING
  *                  running, not yet its turn   WAIT (back-off), or NOTHING (ended for
  *                                              good, or starts are held)
@@ -54,6 +55,7 @@ struct reconcile_have {
 	bool artefacts;		  /* image, kernel, modules are in the store */
 	uint64_t disk_generation; /* of the disk here; 0: none */
 	bool takes;		  /* its disk came from another host, and is to be taken */
+	bool moves;		  /* it is to move, and so needs a disk, also when it never ran */
 	bool disk_checked;	  /* it was seen to since the agent's start */
 	bool slot;		  /* it is its turn to boot */
 	bool hold;		  /* nothing may be started (the host has just booted) */

@@ -721,8 +721,11 @@ static inline void kit_artefact(struct world *w, off_t size, uint8_t id[MANIFEST
 
 static inline bool kit_runs(struct world *w)
 {
-	return kit_source(w)->has_guest && kit_source(w)->guest_ready &&
-	       kit_source(w)->guest_epoch == w->epoch && w->hosts[0].here && w->hosts[1].here;
+	const struct host *at = kit_source(w);
+
+	return at->has_guest &&
+	       (w->run ? at->guest_ready : at->guest_phase == UM__PHASE__STOPPED) &&
+	       at->guest_epoch == w->epoch && w->hosts[0].here && w->hosts[1].here;
 }
 
 static inline void kit_wait_tick(void *arg)
@@ -738,7 +741,7 @@ static inline void kit_wait_tick(void *arg)
 		loop_timer_arm(w->tick, 3);
 }
 
-/* Both agents are here, and the guest runs at the source. */
+/* Both agents are here, and the guest runs at the source, or is stopped there. */
 static inline void kit_until_runs(struct world *w)
 {
 	struct loop_timer *tick = w->tick, *mine;

@@ -18,6 +18,19 @@ static int setup(void **state)
 	return 0;
 }
 
+/* The guest is stopped from the beginning: it has no disk. */
+static int setup_stopped(void **state)
+{
+	struct world *w = kit_new();
+
+	w->run = false;
+	kit_start(w, &w->hosts[0]);
+	kit_start(w, &w->hosts[1]);
+	kit_until_runs(w);
+	*state = w;
+	return 0;
+}
+
 static int teardown(void **state)
 {
 	struct world *w = *state;
@@ -119,6 +132,22 @@ static void test_stopped(void **state)
 	kit_phase(w, AT_SOURCE);
 	kit_until_runs(w);
 	kit_compare(w, kit_source(w));
+}
+
+static void test_never_ran(void **state)
+{
+	struct world *w = *state;
+
+	kit_migrate(w);
+	kit_moved(w);
+	kit_migrate(w);
+	kit_moved(w);
+	w->run = true;
+	kit_phase(w, AT_SOURCE);
+	kit_until_runs(w);
+	kit_write(w, 10);
+	kit_migrate(w);
+	kit_moved(w);
 }
 
 static void test_cancel(void **state)
@@ -280,6 +309,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(test_nothing_changed, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_restarts, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stopped, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_never_ran, setup_stopped, teardown),
 		cmocka_unit_test_setup_teardown(test_cancel, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_spoiled, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_disk_full, setup, teardown),
