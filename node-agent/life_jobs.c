@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "lib/crash.h"
 #include "lib/fs.h"
 #include "lib/log.h"
 #include "lib/str.h"
@@ -40,6 +41,7 @@ struct life_job {
 	bool gone; /* it is to be removed */
 	/* GUEST_REMOVING */
 	bool keep_disk;
+	bool moved; /* its disk is on another host by now */
 	uint64_t fence;
 	int rc;
 	struct err err;
@@ -279,6 +281,8 @@ static int remove_work(struct life_job *job)
 		rc = write_fence(job);
 	}
 
+	if (job->moved)
+		crash_point("move-remove");
 	if (rc == 0)
 		rc = agent->driver.ops->discard(agent->driver.self, job->dir, &job->err);
 	if (rc == 0 && job->keep_disk)
@@ -341,6 +345,8 @@ static bool removed(struct guest *g, const struct life_job *job)
 
 	guests_fence_set(agent->guests, g->uid, job->fence);
 	if (g->gone) {
+		if (job->moved)
+			crash_point("move-removed");
 		log_info("guest removed", LOG_STR("guest", g->assign ? g->assign->name : ""),
 			LOG_U64("epoch", job->fence));
 		if (g->assign)
@@ -492,6 +498,7 @@ void life_remove(struct guest *g)
 	}
 	life_ports_remove(g);
 	job->keep_disk = g->keep_disk;
+	job->moved = g->frozen_move != 0;
 	job->fence = guest_epoch(g);
 	run_job(job, &err);
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/crash.h"
 #include "lib/log.h"
 #include "lib/proc.h"
 #include "lib/str.h"
@@ -169,6 +170,7 @@ static void thaw(struct guest *g)
 	g->retry_at = 0;
 	g->revision++;
 	report_guest(g);
+	crash_point("move-thaw");
 	guests_touch(g);
 }
 

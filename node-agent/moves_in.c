@@ -189,6 +189,7 @@ static void done(void *arg, bool cancelled)
 		if (job->forget && job->rc < 0) {
 			not_removed(m, &job->err);
 		} else if (job->forget) {
+			crash_point("move-forget");
 			moves_gone(m);
 		} else {
 			if (job->rc < 0)

@@ -24,6 +24,7 @@ struct batch {
 	struct outgoing *first, **tail;
 	struct core_dirty *dirty;
 	size_t dirty_count;
+	uint32_t phases;	/* of moves, that are recorded */
 	Um__EventInfo **events; /* borrowed from the ring */
 	uint64_t first_event, last_event;
 };
@@ -85,6 +86,8 @@ static void batch_done(void *arg, int rc, uint64_t revision, const struct err *e
 	struct serve *s = b->s;
 
 	(void)revision;
+	if (rc == 0)
+		moves_recorded(b->phases);
 	while (b->first) {
 		struct outgoing *m = b->first;
 
@@ -153,6 +156,7 @@ void commit_event(struct serve *s, const struct peer *to, Um__Envelope *env,
 		abort();
 	}
 	n = collect(s, &a, ops);
+	b->phases = moves_phases(s);
 	for (size_t i = 0; i < s->out.log_count; i++) {
 		Um__EventInfo *event = NULL;
 

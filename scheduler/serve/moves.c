@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/crash.h"
 #include "lib/log.h"
 #include "lib/proc.h"
 #include "scheduler/serve/serve_int.h"
@@ -162,6 +163,39 @@ Um__StoredMove *moves_record(const struct serve *s, uint64_t number, struct aren
 	r->running_at = m->running_at;
 	r->ended_at = m->ended_at;
 	return r;
+}
+
+uint32_t moves_phases(const struct serve *s)
+{
+	uint32_t phases = 0;
+
+	for (size_t i = 0; i < s->out.dirty_count; i++) {
+		const struct core_dirty *d = &s->out.dirty[i];
+		const struct core_move *m = d->kind == CORE_KIND_MOVE
+						    ? core_move(s->core, strtoull(d->key, NULL, 16))
+						    : NULL;
+
+		phases |= m ? 1u << (unsigned)m->phase : 0;
+	}
+	return phases;
+}
+
+void moves_recorded(uint32_t phases)
+{
+	static const char *const points[] = {
+		[CORE_MOVE_PREPARE] = "move-record",
+		[CORE_MOVE_FREEZE] = "move-freeze",
+		[CORE_MOVE_START] = "move-commit",
+		[CORE_MOVE_DROP] = "move-drop",
+		[CORE_MOVE_BACK] = "move-back",
+		[CORE_MOVE_DONE] = "move-done",
+		[CORE_MOVE_FAILED] = "move-done",
+		[CORE_MOVE_CANCELLED] = "move-done",
+	};
+
+	for (unsigned i = 0; i < sizeof(points) / sizeof(points[0]); i++)
+		if (phases & 1u << i && points[i])
+			crash_point(points[i]);
 }
 
 int moves_restore(struct serve *s, const Um__StoredMove *r, struct err *err)

@@ -303,6 +303,10 @@ Um__MoveTarget *moves_target_view(
 Um__Error *moves_refusal(const struct err *err, struct arena *a);
 Um__MigrationInfo *moves_view(const struct core_move *m, struct arena *a);
 void moves_migrate(struct serve *s, const struct peer *from, const Um__Envelope *env);
+/* Phases (a bit each) in which the moves are that s->out touched; and once they are on
+ * the disk: points for tests (lib/crash.h). */
+uint32_t moves_phases(const struct serve *s);
+void moves_recorded(uint32_t phases);
 /* The record; NULL when there is no such move (any more). */
 Um__StoredMove *moves_record(const struct serve *s, uint64_t number, struct arena *a);
 int moves_restore(struct serve *s, const Um__StoredMove *r, struct err *err);

@@ -28,13 +28,14 @@ cleanup() {
 		exit 1
 	fi
 	if [ $failures -gt 0 ] || [ $status -ne 0 ]; then
-		for f in "$STATE"/bed/log/*.log; do [ -f "$f" ] && { echo "--- $f"; tail -n 15 "$f"; }; done
+		for f in "$STATE"/bed/log/*.log; do [ -f "$f" ] && { echo "--- $f"; tail -n "${LOG_LINES:-15}" "$f"; }; done
 	fi
 	[ -d "$STATE/bed" ] && bed down > "$STATE/down.log" 2>&1 || true
 	leftovers || { echo "not ok nothing is left behind"; echo "not ok" >> "$RESULT"; failures=$((failures + 1)); cat "$STATE/down.log" 2> /dev/null; }
 	rm -rf "$STATE"
-	[ $failures -eq 0 ] && [ $status -eq 0 ]
-	exit
+	# In a trap, exit alone would give the status from before it.
+	[ $failures -eq 0 ] || status=1
+	exit $status
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
@@ -74,4 +75,17 @@ images() { # the default kernel and image
 guest_json() { ctl get guests "$1" -o json | jq -r ".[0].$2"; }
 ready_count() { ctl get guests ${1:+--deployment "$1"} -o json | jq '[.[] | select(.ready)] | length'; }
 all_ready() { [ "$(ready_count "$1")" = "$2" ]; }
+now_ms() { local t=${EPOCHREALTIME/[.,]/}; echo $((t / 1000)); }
+# Guests that run, one line an instance: HOST UID.  A runner names its folder in its
+# arguments, and so does the jail's first process; the kernel is below that.
+instances() {
+	local p dir
+	for p in $(pgrep -f -- "umlaut-guest --dir $STATE/bed"); do
+		# A runner whose guest has ended has no children.
+		[ -n "$(cat "/proc/$p/task/$p/children" 2> /dev/null)" ] || continue
+		[ "$(awk '/^State/ {print $2}' "/proc/$p/status" 2> /dev/null)" != Z ] || continue
+		dir=$(tr '\0' '\n' < "/proc/$p/cmdline" 2> /dev/null | sed -n '/^--dir$/ {n; p}')
+		[ -n "$dir" ] && echo "${dir#"$STATE"/bed/}" | sed 's|/state/guests/| |'
+	done | sort -u
+}
 finish() { exit 0; }

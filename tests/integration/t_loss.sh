@@ -20,19 +20,6 @@ guests:
 Y
 LIMIT=8 # seconds until they run elsewhere, at the default lease of 5 s
 
-now_ms() { local t=${EPOCHREALTIME/[.,]/}; echo $((t / 1000)); }
-# Guests that run, one line an instance: HOST UID.  A runner names its folder in its
-# arguments, and so does the jail's first process; the kernel is below that.
-instances() {
-	local p dir
-	for p in $(pgrep -f -- "umlaut-guest --dir $STATE/bed"); do
-		# A runner whose guest has ended has no children.
-		[ -n "$(cat "/proc/$p/task/$p/children" 2> /dev/null)" ] || continue
-		[ "$(awk '/^State/ {print $2}' "/proc/$p/status" 2> /dev/null)" != Z ] || continue
-		dir=$(tr '\0' '\n' < "/proc/$p/cmdline" 2> /dev/null | sed -n '/^--dir$/ {n; p}')
-		[ -n "$dir" ] && echo "${dir#"$STATE"/bed/}" | sed 's|/state/guests/| |'
-	done | sort -u
-}
 # All the while: no guest has two instances.
 watch_twice() {
 	local two

@@ -1,0 +1,195 @@
+#!/usr/bin/env bash
+# A guest is moved, and interrupted at every named step: source, target and scheduler end
+# at each of their crash points (docs/migration.md), the guest is killed, the network is
+# cut, both agents die.  The end is one whole guest on one side, and nothing else, soon.
+# With the programs of DEBUG=1, which have the points.
+export BIN=${DEBUG_BIN:-$(cd "$(dirname "$0")/../.." && pwd)/build/san/bin}
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/moves.sh"
+BOUND=60 # seconds until all is settled
+
+{
+	cat <<'Y'
+name: m
+networks: {lan: {subnet: 10.9.0.0/24}}
+guests:
+  web:
+    image: busybox
+    memory: 64M
+    networks: [lan]
+    run: |
+Y
+	writer 6 'usleep 20000'
+} > "$STATE/lab.yaml"
+
+G=m/web
+testbed_up 3
+images
+fast=${FAST:-build/kernel/linux-fast}
+if [ -x "$fast" ]; then check "kernel fast is added" ctl kernel add "$fast" --name fast; fi
+check "a lab is ready" ctl apply -f "$STATE/lab.yaml" --wait --timeout 2m || exit 1
+uid=$(guest_json $G uid)
+ctl exec $G -- dd if=/dev/urandom of=/big bs=1M count=4 conv=fsync 2> "$STATE/out"
+sum() { ctl exec $G -- sha256sum /big; }
+file=$(sum)
+identity=$(ctl get guests $G -o json | jq -c '.[0] | [.name, .uid, .networks]')
+
+has_ended() { move_is $G 'done|failed|cancelled'; }
+up() { [ "$(ctl get hosts -o json | jq '[.[] | select(.state == "up")] | length')" = 3 ]; }
+all_up() { wait_until 20 up; }
+is_dead() { ! kill -0 "$1"; }
+# The records are those of its console, each once.
+records_whole() {
+	local last said
+	said=$(said_in "$(guest_dir "$1" "$uid")/console.log") || { echo "console: $said"; return 1; }
+	last=$(ctl exec $G -- cat /records | tr -d '\r' | awk '$0 != NR {print "line " NR ": " $0; bad = 1; exit} END {if (!bad) print NR; exit bad}') || { echo "$last"; return 1; }
+	[ "$last" -ge "$said" ] || { echo "$said was said, $last is the last"; return 1; }
+}
+whole_on() { writes_on "$1" && records_whole "$1"; }
+# One whole guest, where the end of the move says, and nothing else.
+settled() { # TEXT STATE|...
+	local began=$SECONDS at where
+	wait_until $BOUND has_ended || { not_ok "$1: the move ends; it is $(move_json $G state): $(move_json $G reason)"; return 1; }
+	at=$(move_json $G state)
+	[[ "|$2|" = *"|$at|"* ]] || lost_slowly $G || { not_ok "$1: it ends as $2; it is $at: $(move_json $G reason)"; }
+	if [ "$at" = 'done' ]; then where=$to; else where=$from; fi
+	wait_until $BOUND runs_on "$where" || { not_ok "$1: it runs on $where"; ctl get guests; return 1; }
+	wait_until 20 only_on "$where" || { not_ok "$1: nothing is left elsewhere"; only_on "$where"; return 1; }
+	[ "$(instances)" = "$where $uid" ] || { equal "$1: one instance" "$where $uid" "$(instances)"; return 1; }
+	all_up
+	check "$1: it writes, and no record is lost or repeated" whole_on "$where" || return 1
+	[ "$file $identity" = "$(sum) $(ctl get guests $G -o json | jq -c '.[0] | [.name, .uid, .networks]')" ] || { not_ok "$1: file, name and addresses"; return 1; }
+	ok "$1: $at, one whole guest after $((SECONDS - began)) s"
+}
+next() { all_up; from=$(host_of); to=$(other_host "$from"); }
+who_is() { case $1 in source) echo "$from" ;; target) echo "$to" ;; *) echo scheduler ;; esac; }
+arm() { # SIDE POINT: from its next start on
+	victim=$(who_is "$1")
+	bed kill "$victim"
+	UMLAUT_CRASH=$2 bed start "$victim"
+	pid=$(pid_of "$victim")
+	all_up
+}
+died_at() { # TEXT: then it is started again, without
+	if wait_until 30 is_dead "$pid"; then
+		bed start "$victim"
+	else
+		not_ok "$1: it passed by"
+		bed kill "$victim"; bed start "$victim"
+	fi
+}
+interrupted() { # SIDE POINT
+	next
+	arm "$1" "$2"
+	ctl migrate $G --to "$to" > "$STATE/out" 2>&1
+	died_at "$1 at $2"
+	# The scheduler may have died with the request unanswered: recorded it is.
+	settled "$1 at $2" 'done'
+}
+# Before the hand-over, by a user's wish.
+interrupted_back() { # SIDE POINT PHASE
+	next
+	arm "$1" "$2"
+	ctl migrate $G --to "$to" --rate 1M > "$STATE/out" 2>&1
+	move_gets 10 $G copying
+	if [ "$3" = last ]; then # the guest is stopped
+		move_gets 20 $G freezing
+		kill -STOP "$(pid_of "$to")"
+		move_gets 10 $G last
+	fi
+	ctl migrate $G --cancel > "$STATE/out" 2>&1
+	[ "$3" != last ] || kill -CONT "$(pid_of "$to")"
+	died_at "$1 at $2"
+	settled "$1 at $2" cancelled
+}
+
+for point in move-offer move-have move-batch move-batch:3 move-round move-stopped move-last move-seal move-remove move-removed; do
+	interrupted source $point
+done
+for point in move-accept move-write move-write:3 move-sync move-sealed move-rename move-start; do
+	interrupted target $point
+done
+for point in move-record move-freeze move-commit move-drop move-done; do
+	interrupted scheduler $point
+done
+interrupted_back source move-thaw last
+interrupted_back target move-forget copying
+interrupted_back target move-forget last
+interrupted_back scheduler move-back copying
+interrupted_back scheduler move-back last
+interrupted_back scheduler move-done copying
+
+# ------------------------------------------------------------ the guest is killed
+kill_guest() { # HOST: all of it, as a crash
+	local runner; runner=$(pgrep -f -- "umlaut-guest --dir $(guest_dir "$1" "$uid")" | head -1)
+	[ -n "$runner" ] && pgrep -P "$runner" | xargs -r kill -KILL
+}
+next
+ctl migrate $G --to "$to" --rate 1M > "$STATE/out"; move_gets 10 $G copying
+check "guest killed while copying" kill_guest "$from"
+settled "guest killed while copying" 'done'
+next
+ctl migrate $G --to "$to" > "$STATE/out"; move_gets 20 $G freezing
+check "guest killed while freezing" kill_guest "$from"
+settled "guest killed while freezing" 'done'
+next
+ctl migrate $G --to "$to" > "$STATE/out"
+check "guest killed while it starts" wait_until 20 kill_guest "$to"
+settled "guest killed while it starts" 'done'
+
+# ------------------------------------------------------------ the network is cut
+hold_at() { # PHASE: a move of it is there, and SECONDS are not over
+	case $1 in
+	preparing) kill -STOP "$(pid_of "$to")"; ctl migrate $G --to "$to" ;;
+	copying) ctl migrate $G --to "$to" --rate 2M; move_gets 10 $G copying ;;
+	*) ctl migrate $G --to "$to"; move_gets 20 $G "$1" ;;
+	esac > "$STATE/out" 2>&1
+}
+apart() { # how to cut
+	case $1 in
+	both) bed block "$from" "$to"; bed block "$to" "$from" ;;
+	one-way) bed block "$to" "$from" ;;
+	source) bed cut "$from" ;;
+	target) bed cut "$to" ;;
+	esac
+}
+together() { bed unblock "$from" "$to"; bed heal "$from" "$to"; }
+for phase in preparing copying freezing starting; do
+	for how in both one-way; do
+		next
+		hold_at $phase; apart $how
+		kill -CONT "$(pid_of "$to")"
+		sleep 3
+		together
+		settled "source and target apart ($how) while $phase" 'done|failed'
+	done
+done
+# From all others, shorter and longer than the lease.
+for phase in copying freezing starting; do
+	for who in source target; do
+		for seconds in 3 7; do
+			next
+			hold_at $phase; apart $who; sleep $seconds; together
+			settled "$who cut off for $seconds s while $phase" 'done|failed'
+		done
+	done
+done
+
+# ------------------------------------------------------------ both agents die
+SIZE=16
+next
+check "it writes $SIZE MiB" ctl exec $G -- dd if=/dev/urandom of=/more bs=1M count=$SIZE conv=fsync
+received() { bed run "$to" cat /sys/class/net/eth0/statistics/rx_bytes; }
+copied() { du -B1 "$(move_dir "$to" "$(move_json $G number)")/cow" 2> /dev/null | cut -f1; }
+half() { [ "$(copied)" -gt $((SIZE << 19)) ]; }
+before=$(received)
+whole=$(du -B1 "$(guest_dir "$from" "$uid")/cow" | cut -f1)
+ctl migrate $G --to "$to" --rate 4M > "$STATE/out"
+check "half of it is copied" wait_until 30 half
+bed kill "$from" "$to"
+bed start "$from" "$to"
+settled "both agents killed in the middle" 'done'
+sent=$(($(received) - before))
+check "both agents killed in the middle: it went on from there: $sent bytes were sent for $whole" test "$sent" -lt $((whole * 125 / 100))
+check "delete" ctl delete m --wait
+finish
