@@ -52,7 +52,8 @@ static int on_answer(void *arg, const Um__Envelope *env)
 		(void)printf("%s is not emptied any more; it stays cordoned (guests there: %u)\n",
 			d->host, r->guests);
 	else if (!d->dry_run && !d->wait)
-		(void)printf("%s is being emptied (guests there: %u); see 'clusterctl get migrations'\n",
+		(void)printf(
+			"%s is being emptied (guests there: %u); see 'clusterctl get migrations'\n",
 			d->host, r->guests);
 	return 0;
 }

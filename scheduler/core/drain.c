@@ -250,8 +250,8 @@ int core_drain(struct core *core, const char *name, uint32_t parallel, uint64_t 
 		list_add(core, host);
 		d->started_at = now;
 		d->total = host->guest_count;
-		out_log(out, "host", name, "Draining", false, name, "guests that are to leave it: %u",
-			host->guest_count);
+		out_log(out, "host", name, "Draining", false, name,
+			"guests that are to leave it: %u", host->guest_count);
 	}
 	move_refuse_into(core, host, now, out);
 	begin_pass(core, d, host);
