@@ -7,13 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "scheduler/core/core_int.h"
+#include "scheduler/core/move_int.h"
 #include "scheduler/core/run.h"
 
 #define ACTIVE_MAX 1024u
 #define ENDED_MAX 64u /* that are remembered */
-/* The guest is stopped and neither side says anything: the link, or an agent, hangs. */
-#define SILENCE_MS 60000u
 
 /* ---------------------------------------------------------------- reading */
 
@@ -25,7 +23,7 @@ const char *core_move_phase_name(enum core_move_phase phase)
 	return (size_t)phase < sizeof(names) / sizeof(names[0]) ? names[phase] : "unknown";
 }
 
-static struct core_move *find(const struct core *core, uint64_t number)
+struct core_move *move_find(const struct core *core, uint64_t number)
 {
 	struct core_move *m;
 
@@ -35,7 +33,7 @@ static struct core_move *find(const struct core *core, uint64_t number)
 
 const struct core_move *core_move(const struct core *core, uint64_t number)
 {
-	return find(core, number);
+	return move_find(core, number);
 }
 
 const struct core_move *core_moves(const struct core *core)
@@ -48,24 +46,15 @@ bool core_move_active(const struct core_move *m)
 	return m->phase < CORE_MOVE_DONE;
 }
 
-static bool before_handover(const struct core_move *m)
-{
-	return m->phase <= CORE_MOVE_LAST;
-}
-
-static bool is(const char *a, const char *b)
-{
-	return strcmp(a, b) == 0;
-}
-
 bool core_move_out_of(const struct core_move *m, const char *host)
 {
-	return m->phase >= CORE_MOVE_COPY && m->phase <= CORE_MOVE_START && is(m->source, host);
+	return m->phase >= CORE_MOVE_COPY && m->phase <= CORE_MOVE_START &&
+	       move_names(m->source, host);
 }
 
 bool core_move_into(const struct core_move *m, const char *host)
 {
-	return before_handover(m) && is(m->target, host);
+	return move_before_handover(m) && move_names(m->target, host);
 }
 
 /* ---------------------------------------------------------------- parts */
@@ -101,7 +90,7 @@ static bool is_lost(const struct core *core, const char *name)
 }
 
 /* All that the guest needs, or its disk alone. */
-static void hold(struct core *core, struct core_move *m, struct core_host *host, bool all)
+void move_hold(struct core *core, struct core_move *m, struct core_host *host, bool all)
 {
 	const struct core_guest *guest = m->guest;
 
@@ -119,7 +108,7 @@ static void hold(struct core *core, struct core_move *m, struct core_host *host,
 }
 
 /* The rules of others see the guest at its target too, until it is there or stays. */
-static void count_coming(struct core_move *m)
+void move_count_coming(struct core_move *m)
 {
 	m->counted = m->guest->group;
 	if (!m->counted)
@@ -144,7 +133,7 @@ void move_count_domains(struct core *core, const struct core_host *host, int by)
 			(void)counts_add(&m->counted->on_domains, host->domains[i]->id, by);
 }
 
-static void release(struct core *core, struct core_move *m)
+void move_release(struct core *core, struct core_move *m)
 {
 	struct core_host *host = m->held;
 
@@ -173,7 +162,7 @@ static void let_go(struct core *core, struct core_move *m)
 static void forget(struct core *core, struct core_move *m)
 {
 	let_go(core, m);
-	release(core, m);
+	move_release(core, m);
 	if (!core_move_active(m))
 		core->moves_ended--;
 	HASH_DEL(core->moves, m);
@@ -203,10 +192,10 @@ static void trim(struct core *core, struct core_out *out)
 	}
 }
 
-static void finish(struct core *core, struct core_move *m, uint64_t now, struct core_out *out)
+void move_finish(struct core *core, struct core_move *m, uint64_t now, struct core_out *out)
 {
 	let_go(core, m);
-	release(core, m);
+	move_release(core, m);
 	core->drain_due |= core->draining != NULL;
 	m->phase = m->phase == CORE_MOVE_DROP ? CORE_MOVE_DONE
 		   : m->cancelled	      ? CORE_MOVE_CANCELLED
@@ -220,10 +209,7 @@ static void finish(struct core *core, struct core_move *m, uint64_t now, struct 
 		say(m, "Moved", false, out);
 }
 
-static void back(struct core *core, struct core_move *m, uint64_t now, struct core_out *out,
-	const char *fmt, ...) __attribute__((format(printf, 5, 6)));
-
-static void back(struct core *core, struct core_move *m, uint64_t now, struct core_out *out,
+void move_back(struct core *core, struct core_move *m, uint64_t now, struct core_out *out,
 	const char *fmt, ...)
 {
 	va_list ap;
@@ -239,11 +225,11 @@ static void back(struct core *core, struct core_move *m, uint64_t now, struct co
 	say(m, m->cancelled ? "MoveCancelled" : "MoveFailed", !m->cancelled, out);
 	/* What a lost host has of it, it forgets when it is told everything anew. */
 	if (is_lost(core, m->target))
-		finish(core, m, now, out);
+		move_finish(core, m, now, out);
 }
 
 /* What the source has is told to go, under the newest epoch. */
-static void drop(struct core *core, struct core_move *m, uint64_t now, struct core_out *out)
+void move_drop(struct core *core, struct core_move *m, uint64_t now, struct core_out *out)
 {
 	uint64_t epoch = m->guest->epoch;
 
@@ -254,7 +240,7 @@ static void drop(struct core *core, struct core_move *m, uint64_t now, struct co
 	out_tell_remove(out, m->source, m->uid, epoch);
 	tell(m, m->target, out);
 	if (is_lost(core, m->source))
-		finish(core, m, now, out);
+		move_finish(core, m, now, out);
 }
 
 /* ---------------------------------------------------------------- hand-over */
@@ -267,11 +253,11 @@ static void hand_over(struct core *core, struct core_move *m, uint64_t now, stru
 
 	if (m->has_digest[CORE_MOVE_SOURCE] && m->has_digest[CORE_MOVE_TARGET] &&
 		memcmp(m->digests[0], m->digests[1], CORE_DIGEST) != 0) {
-		back(core, m, now, out, "the copy is not equal to what it was made of");
+		move_back(core, m, now, out, "the copy is not equal to what it was made of");
 		return;
 	}
 	uncount_coming(m);
-	release(core, m);
+	move_release(core, m);
 	netplan_leaving(guest, out);
 	guest_set_ready(guest, false);
 	guest_detach_host(guest);
@@ -283,7 +269,7 @@ static void hand_over(struct core *core, struct core_move *m, uint64_t now, stru
 	(void)snprintf(text, sizeof(text), "moved here from %s", source->name);
 	text_set(core, &guest->placed_because, text);
 	guest_set_phase(guest, CORE_PLACED, text);
-	hold(core, m, source, false);
+	move_hold(core, m, source, false);
 	m->phase = CORE_MOVE_START;
 	out_dirty(out, CORE_KIND_META, "meta");
 	out_dirty_guest(out, guest);
@@ -351,7 +337,7 @@ static int may_move(
 			guest->host->name, core_host_state_name(guest->host->state));
 	if (*to && !host_get(core, to))
 		return err_set(err, -ENOENT, "no host '%s'", to);
-	if (is(guest->host->name, to))
+	if (move_names(guest->host->name, to))
 		return err_set(err, -EBUSY, "guest %s is on host %s", guest->name, to);
 	if (HASH_COUNT(core->moves) - core->moves_ended >= ACTIVE_MAX)
 		return err_set(err, -EBUSY, "%u guests are moving already", ACTIVE_MAX);
@@ -393,8 +379,8 @@ int core_migrate(struct core *core, uint64_t uid, const struct core_migrate *how
 	m->started_at = m->heard_at = now;
 	guest->move = m;
 	HASH_ADD(hh, core->moves, number, sizeof(m->number), m);
-	hold(core, m, host, true);
-	count_coming(m);
+	move_hold(core, m, host, true);
+	move_count_coming(m);
 	drain_moving(core, m);
 	plan->number = m->number;
 	out_dirty(out, CORE_KIND_META, "meta");
@@ -416,11 +402,11 @@ int core_move_cancel(
 	if (!m)
 		return err_set(
 			err, -ENOENT, "guest %s does not move", guest ? guest->name : "(unknown)");
-	if (!before_handover(m))
+	if (!move_before_handover(m))
 		return err_set(err, -EBUSY, "guest %s is on host %s by now: nothing to cancel",
 			m->name, m->target);
 	m->cancelled = true;
-	back(core, m, now, out, "cancelled by a user");
+	move_back(core, m, now, out, "cancelled by a user");
 	place_pending(core, now, out);
 	return 0;
 }
@@ -471,21 +457,21 @@ static void target_says(
 	m->sealed = seen->state == CORE_MOVE_IS_SEALED;
 	if (m->sealed)
 		take_digest(m, seen);
-	if (before_handover(m) && seen->reason)
+	if (move_before_handover(m) && seen->reason)
 		(void)snprintf(m->reason, sizeof(m->reason), "%s", seen->reason);
 }
 
 static void observe(struct core *core, const char *host, const struct core_move_seen *seen,
 	uint64_t now, struct core_out *out)
 {
-	struct core_move *m = find(core, seen->number);
+	struct core_move *m = move_find(core, seen->number);
 	struct core_move unknown = {.number = seen->number};
-	bool target = m && seen->side == CORE_MOVE_TARGET && is(m->target, host);
-	bool source = m && seen->side == CORE_MOVE_SOURCE && is(m->source, host);
+	bool target = m && seen->side == CORE_MOVE_TARGET && move_names(m->target, host);
+	bool source = m && seen->side == CORE_MOVE_SOURCE && move_names(m->source, host);
 
 	/* An agent that knows nothing of a move cannot know its side of it. */
-	if (m && seen->gone && m->phase == CORE_MOVE_BACK && is(m->target, host)) {
-		finish(core, m, now, out);
+	if (m && seen->gone && m->phase == CORE_MOVE_BACK && move_names(m->target, host)) {
+		move_finish(core, m, now, out);
 		return;
 	}
 	if ((!target && !source) || !core_move_active(m)) {
@@ -495,20 +481,20 @@ static void observe(struct core *core, const char *host, const struct core_move_
 	}
 	m->heard_at = now;
 	if (m->phase == CORE_MOVE_BACK || m->phase == CORE_MOVE_DROP) {
-		/* The source is told when it has nothing any more (finish()). */
+		/* The source is told when it has nothing any more (move_finish()). */
 		if (!seen->gone && (m->phase == CORE_MOVE_BACK || target))
 			tell(m, host, out);
 		return;
 	}
-	if (!before_handover(m))
+	if (!move_before_handover(m))
 		return;
 	if (seen->state == CORE_MOVE_HAS_FAILED || seen->gone) {
-		back(core, m, now, out, "%s: %s", host,
+		move_back(core, m, now, out, "%s: %s", host,
 			seen->reason && *seen->reason ? seen->reason
 						      : "has nothing of it any more");
 		/* Nothing to wait for. */
 		if (target && seen->gone)
-			finish(core, m, now, out);
+			move_finish(core, m, now, out);
 		return;
 	}
 	if (source)
@@ -534,225 +520,13 @@ int core_move_observed(struct core *core, const char *host, const struct core_mo
 
 		if (!hello)
 			break;
-		if (m->phase != CORE_MOVE_BACK || !is(m->target, host))
+		if (m->phase != CORE_MOVE_BACK || !move_names(m->target, host))
 			continue;
 		for (size_t i = 0; i < count && !there; i++)
 			there = seen[i].number == m->number;
 		if (!there)
-			finish(core, m, now, out);
+			move_finish(core, m, now, out);
 	}
 	place_pending(core, now, out);
-	return 0;
-}
-
-/* ---------------------------------------------------------------- what becomes of guests */
-
-void move_off(struct core *core, struct core_guest *guest, const char *why, struct core_out *out)
-{
-	struct core_move *m = guest->move;
-
-	guest->from_move = 0;
-	if (!m)
-		return;
-	if (before_handover(m))
-		back(core, m, m->heard_at, out, "%s", why);
-	else
-		drop(core, m, m->heard_at, out);
-}
-
-void move_changed(struct core *core, struct core_guest *guest, bool new_disk, struct core_out *out)
-{
-	if (new_disk)
-		guest->from_move = 0;
-	if (guest->move && before_handover(guest->move))
-		back(core, guest->move, guest->move->heard_at, out, "its lab was changed");
-}
-
-void move_noted(struct core *core, struct core_guest *guest, uint64_t now, struct core_out *out)
-{
-	struct core_move *m = guest->move;
-	bool runs = guest->phase == CORE_RUNNING;
-
-	if (m && before_handover(m))
-		return;
-	/* One that is stopped takes its disk when it starts. */
-	if (runs && guest->from_move)
-		guest->from_move = 0;
-	if (m && (runs || (!guest->want_run && guest->phase == CORE_STOPPED)))
-		drop(core, m, now, out);
-}
-
-bool move_keeps(const struct core *core, const struct core_host *host, uint64_t uid)
-{
-	const struct core_guest *guest = core_guest(core, uid);
-	const struct core_move *m = guest ? guest->move : NULL;
-
-	return m && m->phase == CORE_MOVE_START && is(m->source, host->name);
-}
-
-void move_left(struct core *core, const struct core_host *host, uint64_t uid, uint64_t now,
-	struct core_out *out)
-{
-	struct core_move *m, *next;
-
-	HASH_ITER (hh, core->moves, m, next)
-		if (m->phase == CORE_MOVE_DROP && m->uid == uid && is(m->source, host->name))
-			finish(core, m, now, out);
-}
-
-void move_returned(struct core *core, struct core_guest *guest, struct core_out *out)
-{
-	struct core_move *m, *next;
-
-	if (!guest->host->held_count)
-		return;
-	HASH_ITER (hh, core->moves, m, next)
-		if (m->phase == CORE_MOVE_DROP && m->uid == guest->uid &&
-			is(m->source, guest->host->name))
-			finish(core, m, m->heard_at, out);
-}
-
-/* ---------------------------------------------------------------- what becomes of hosts */
-
-void move_hello(struct core *core, const struct core_host *host,
-	const struct core_observed *observed, size_t count, uint64_t now, struct core_out *out)
-{
-	struct core_move *m, *next;
-
-	HASH_ITER (hh, core->moves, m, next) {
-		bool there = false;
-
-		if (m->phase != CORE_MOVE_DROP || !is(m->source, host->name))
-			continue;
-		for (size_t i = 0; i < count && !there; i++)
-			there = observed[i].uid == m->uid && !observed[i].gone;
-		if (!there)
-			finish(core, m, now, out);
-	}
-}
-
-void move_host_lost(struct core *core, struct core_host *host, uint64_t now, struct core_out *out)
-{
-	struct core_move *m, *next;
-
-	HASH_ITER (hh, core->moves, m, next) {
-		bool source = is(m->source, host->name), target = is(m->target, host->name);
-
-		if (!core_move_active(m) || (!source && !target))
-			continue;
-		if (before_handover(m))
-			back(core, m, now, out, "host %s is lost", host->name);
-		else if ((m->phase == CORE_MOVE_BACK && target) ||
-			 (m->phase == CORE_MOVE_DROP && source))
-			finish(core, m, now, out);
-		else if (m->phase == CORE_MOVE_START && source)
-			release(core, m);
-	}
-}
-
-void move_refuse_into(
-	struct core *core, const struct core_host *host, uint64_t now, struct core_out *out)
-{
-	struct core_move *m, *next;
-
-	HASH_ITER (hh, core->moves, m, next)
-		if (before_handover(m) && is(m->target, host->name))
-			back(core, m, now, out, "host %s is being emptied", host->name);
-}
-
-void move_cancel_drain(
-	struct core *core, const struct core_host *host, uint64_t now, struct core_out *out)
-{
-	struct core_move *m, *next;
-
-	HASH_ITER (hh, core->moves, m, next) {
-		if (!m->drain || !before_handover(m) || !is(m->source, host->name))
-			continue;
-		m->cancelled = true;
-		back(core, m, now, out, "the emptying of %s was cancelled", host->name);
-	}
-}
-
-static bool is_up(const struct core *core, const char *name)
-{
-	const struct core_host *host = host_get(core, name);
-
-	return host && host->state == CORE_HOST_UP;
-}
-
-void move_tick(struct core *core, uint64_t now, struct core_out *out)
-{
-	struct core_move *m, *next;
-
-	if (HASH_COUNT(core->moves) == core->moves_ended)
-		return;
-	HASH_ITER (hh, core->moves, m, next) {
-		/* The clock may have been set back; and nothing is heard before both are there. */
-		if (m->heard_at > now || !is_up(core, m->source) || !is_up(core, m->target))
-			m->heard_at = now;
-		if ((m->phase == CORE_MOVE_FREEZE || m->phase == CORE_MOVE_LAST) &&
-			now - m->heard_at > SILENCE_MS)
-			back(core, m, now, out, "nothing was heard of it for %u s",
-				SILENCE_MS / 1000);
-	}
-}
-
-/* ---------------------------------------------------------------- loading */
-
-int core_load_move(struct core *core, const struct core_load_move *load, struct err *err)
-{
-	struct core_move *m = calloc(1, sizeof(*m));
-	struct core_host *source, *target;
-
-	if (!m)
-		return err_set(err, -ENOMEM, "memory is short");
-	m->number = load->number;
-	m->uid = load->uid;
-	m->epoch = load->epoch;
-	m->rate = load->rate;
-	m->phase = load->phase;
-	m->max_downtime_ms = load->max_downtime_ms;
-	m->drain = load->drain;
-	m->cancelled = load->cancelled;
-	m->started_at = load->started_at;
-	m->frozen_at = load->frozen_at;
-	m->running_at = load->running_at;
-	m->ended_at = load->ended_at;
-	if (find(core, load->number) || load->number > core->meta.next_epoch ||
-		load->phase > CORE_MOVE_CANCELLED ||
-		str_copy(m->name, sizeof(m->name), load->name) < 0 ||
-		str_copy(m->source, sizeof(m->source), load->source) < 0 ||
-		str_copy(m->target, sizeof(m->target), load->target) < 0) {
-		free(m);
-		return err_set(err, -EPROTO, "move %" PRIu64 " is stored twice, or makes no sense",
-			load->number);
-	}
-	(void)snprintf(m->reason, sizeof(m->reason), "%s", load->reason);
-	HASH_ADD(hh, core->moves, number, sizeof(m->number), m);
-	core->moves_ended += !core_move_active(m);
-	source = host_get(core, m->source);
-	target = host_get(core, m->target);
-	if (!core_move_active(m))
-		return 0;
-	HASH_FIND(hh, core->guests, &m->uid, sizeof(m->uid), m->guest);
-	if (m->phase <= CORE_MOVE_START) {
-		const struct core_host *at = before_handover(m) ? source : target;
-
-		if (!m->guest || m->guest->host != at || m->guest->move || !source || !target)
-			return err_set(err, -EPROTO, "move %" PRIu64 " is not of guest %s on %s",
-				m->number, m->name, at ? at->name : "a host that is not stored");
-		m->guest->move = m;
-		hold(core, m, before_handover(m) ? target : source, before_handover(m));
-		if (before_handover(m))
-			count_coming(m);
-		drain_moving(core, m);
-		return 0;
-	}
-	/* Nobody else got what is held before all agents were heard again. */
-	if (m->guest && m->phase == CORE_MOVE_BACK && target)
-		hold(core, m, target, true);
-	else if (m->guest && source)
-		hold(core, m, source, false);
-	m->guest = NULL;
 	return 0;
 }

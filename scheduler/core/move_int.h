@@ -1,0 +1,33 @@
+/* move_int: what the parts of moves share. */
+#ifndef UMLAUT_SCHEDULER_CORE_MOVE_INT_H
+#define UMLAUT_SCHEDULER_CORE_MOVE_INT_H
+
+#include <string.h>
+
+#include "scheduler/core/core_int.h"
+
+static inline bool move_before_handover(const struct core_move *m)
+{
+	return m->phase <= CORE_MOVE_LAST;
+}
+
+static inline bool move_names(const char *a, const char *b)
+{
+	return strcmp(a, b) == 0;
+}
+
+struct core_move *move_find(const struct core *core, uint64_t number);
+/* Reserves on HOST what the guest needs: ALL of it, or its disk. */
+void move_hold(struct core *core, struct core_move *m, struct core_host *host, bool all);
+void move_release(struct core *core, struct core_move *m);
+/* The rules of others see the guest at its target too, until it is there or stays. */
+void move_count_coming(struct core_move *m);
+/* To BACK, and why. */
+void move_back(struct core *core, struct core_move *m, uint64_t now, struct core_out *out,
+	const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+/* To DROP: what the source has is told to go, under the newest epoch. */
+void move_drop(struct core *core, struct core_move *m, uint64_t now, struct core_out *out);
+/* DROP and BACK: nothing is waited for any more. */
+void move_finish(struct core *core, struct core_move *m, uint64_t now, struct core_out *out);
+
+#endif
