@@ -76,16 +76,28 @@ guest_json() { ctl get guests "$1" -o json | jq -r ".[0].$2"; }
 ready_count() { ctl get guests ${1:+--deployment "$1"} -o json | jq '[.[] | select(.ready)] | length'; }
 all_ready() { [ "$(ready_count "$1")" = "$2" ]; }
 now_ms() { local t=${EPOCHREALTIME/[.,]/}; echo $((t / 1000)); }
-# Guests that run, one line an instance: HOST UID.  A runner names its folder in its
+# Processes of runners, one line each: PID HOST UID.  A runner names its folder in its
 # arguments, and so does the jail's first process; the kernel is below that.
-instances() {
-	local p dir
+runners() {
+	local p dir args state
 	for p in $(pgrep -f -- "umlaut-guest --dir $STATE/bed"); do
-		# A runner whose guest has ended has no children.
-		[ -n "$(cat "/proc/$p/task/$p/children" 2> /dev/null)" ] || continue
-		[ "$(awk '/^State/ {print $2}' "/proc/$p/status" 2> /dev/null)" != Z ] || continue
-		dir=$(tr '\0' '\n' < "/proc/$p/cmdline" 2> /dev/null | sed -n '/^--dir$/ {n; p}')
-		[ -n "$dir" ] && echo "${dir#"$STATE"/bed/}" | sed 's|/state/guests/| |'
+		args=()
+		{ mapfile -d '' args < "/proc/$p/cmdline" && read -r state < "/proc/$p/stat"; } 2> /dev/null
+		dir=${args[*]} dir=${dir#*--dir } dir=${dir%% *}
+		# After its end there are no arguments, and it is a zombie.
+		[[ $dir = "$STATE"/bed/* && ${state##*) } != Z* ]] || continue
+		dir=${dir#"$STATE"/bed/}
+		echo "$p ${dir%%/*} ${dir##*/}"
+	done
+}
+# Guests that run, one line an instance: HOST UID.  A runner whose guest has ended has no
+# children.
+instances() {
+	local p rest children
+	runners | while read -r p rest; do
+		children=''
+		read -r children 2> /dev/null < "/proc/$p/task/$p/children"
+		[ -z "$children" ] || echo "$rest"
 	done | sort -u
 }
 finish() { exit 0; }
