@@ -139,7 +139,7 @@ static int session(struct ctl *ctl, Um__StreamOpen *open, bool with_input, bool 
 	struct session *se = calloc(1, sizeof(*se));
 	bool console = open->kind == UM__STREAM_KIND__STREAM_CONSOLE;
 	struct err err = ERR_INIT;
-	int rc = ctl_connect(ctl);
+	int rc = ctl_reach(ctl);
 
 	if (rc || !se) {
 		free(se);

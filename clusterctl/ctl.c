@@ -155,7 +155,7 @@ static struct client_signals *signals_of(struct ctl *ctl)
 	return &only;
 }
 
-int ctl_connect(struct ctl *ctl)
+int ctl_reach(struct ctl *ctl)
 {
 	static const struct zsock_ops ops = {
 		.on_message = on_message, .on_bad = on_bad, .on_state = on_state};
@@ -163,8 +163,6 @@ int ctl_connect(struct ctl *ctl)
 	struct curve_pair keys;
 	struct context context;
 	struct err err = ERR_INIT;
-	Um__Envelope env = wire_env(0);
-	Um__ClientHello hello = UM__CLIENT_HELLO__INIT;
 
 	if (ctl->sock)
 		return 0;
@@ -200,12 +198,27 @@ int ctl_connect(struct ctl *ctl)
 		return ctl_fail(EXIT_UNREACHABLE,
 			"no scheduler answers at %s (%s)%s%s; is umlaut-scheduler running there?",
 			context.endpoint, context.origin, *ctl->refused ? ": " : "", ctl->refused);
+	ctl->greeted = true;
+	return 0;
+}
+
+int ctl_connect(struct ctl *ctl)
+{
+	struct err err = ERR_INIT;
+	Um__Envelope env = wire_env(0);
+	Um__ClientHello hello = UM__CLIENT_HELLO__INIT;
+	int rc;
+
+	if (ctl->sock)
+		return 0;
+	rc = ctl_reach(ctl);
+	if (rc)
+		return rc;
 	hello.version = (char *)(uintptr_t)UMLAUT_VERSION;
 	env.body_case = UM__ENVELOPE__BODY_CLIENT_HELLO;
 	env.client_hello = &hello;
 	if (ctl_call(ctl, &env, HELLO_MS, NULL, NULL, &err) < 0)
 		return ctl->interrupted ? 130 : ctl_fail_err(&err);
-	ctl->greeted = true;
 	return 0;
 }
 

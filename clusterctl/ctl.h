@@ -68,6 +68,8 @@ int ctl_usage(const struct ctl *ctl, const char *fmt, ...) __attribute__((format
 /* Finds the context, connects, says hello (once).  0, or the exit code; the error
  * has been printed. */
 int ctl_connect(struct ctl *ctl);
+/* Without the hello: a round trip less, for streams, which are refused for themselves. */
+int ctl_reach(struct ctl *ctl);
 void ctl_close(struct ctl *ctl);
 
 /* Sends ENV as a request and runs the loop until its last reply.  FN (may be NULL)
