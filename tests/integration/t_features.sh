@@ -37,7 +37,7 @@ feature() {
 	esac
 }
 pair() { in_guest a "$1"; in_guest b "$2"; }
-equal "systemd is process 1" systemd "$(ctl exec f/a -- cat /proc/1/comm)"
+equal "systemd is process 1" systemd "$(ctl exec f/a -- sh -c 'basename "$(readlink /proc/1/exe)"')"
 check "systemd: all units have started" wait_until 60 in_guest a 'case $(systemctl is-system-running) in running | degraded) ;; *) false ;; esac'
 in_guest a 'systemctl --failed --no-legend' || true
 check "systemd: a service is started and watched" in_guest a 'systemd-run -q --unit=s sleep 1000; systemctl is-active s; systemctl stop s'
