@@ -61,7 +61,8 @@ void move_left(struct core *core, const struct core_host *host, uint64_t uid, ui
 	struct core_move *m, *next;
 
 	HASH_ITER (hh, core->moves, m, next)
-		if (m->phase == CORE_MOVE_DROP && m->uid == uid && move_names(m->source, host->name))
+		if (m->phase == CORE_MOVE_DROP && m->uid == uid &&
+			move_names(m->source, host->name))
 			move_finish(core, m, now, out);
 }
 
@@ -101,7 +102,8 @@ void move_host_lost(struct core *core, struct core_host *host, uint64_t now, str
 	struct core_move *m, *next;
 
 	HASH_ITER (hh, core->moves, m, next) {
-		bool source = move_names(m->source, host->name), target = move_names(m->target, host->name);
+		bool source = move_names(m->source, host->name),
+		     target = move_names(m->target, host->name);
 
 		if (!core_move_active(m) || (!source && !target))
 			continue;
@@ -207,7 +209,8 @@ int core_load_move(struct core *core, const struct core_load_move *load, struct 
 			return err_set(err, -EPROTO, "move %" PRIu64 " is not of guest %s on %s",
 				m->number, m->name, at ? at->name : "a host that is not stored");
 		m->guest->move = m;
-		move_hold(core, m, move_before_handover(m) ? target : source, move_before_handover(m));
+		move_hold(core, m, move_before_handover(m) ? target : source,
+			move_before_handover(m));
 		if (move_before_handover(m))
 			move_count_coming(m);
 		drain_moving(core, m);
