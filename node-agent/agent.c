@@ -24,6 +24,7 @@
 #include "node-agent/link.h"
 #include "node-agent/moves.h"
 #include "node-agent/nets.h"
+#include "node-agent/orphans.h"
 #include "node-agent/peers.h"
 #include "node-agent/relay.h"
 #include "node-agent/report.h"
@@ -148,6 +149,8 @@ static int open_parts(struct agent *agent, struct err *err)
 	if (rc == 0)
 		rc = blobs_open(agent, &agent->blobs, err);
 	if (rc == 0)
+		rc = orphans_open(agent, &agent->orphans, err);
+	if (rc == 0)
 		rc = moves_open(agent, &agent->moves, err);
 	if (rc == 0)
 		rc = relay_open(agent, &agent->relay, err);
@@ -222,6 +225,7 @@ void agent_free(struct agent *agent)
 	if (!agent)
 		return;
 	moves_free(agent->moves);
+	orphans_free(agent->orphans);
 	guests_free(agent->guests);
 	blobs_free(agent->blobs);
 	relay_free(agent->relay);

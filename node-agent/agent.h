@@ -9,6 +9,7 @@
  *   fence     ends guests when the lease does
  *   life      one guest's steps: blobs, disk, network, runner
  *   moves     guests that come from, or go to, other hosts
+ *   orphans   disks of guests that went on elsewhere while this host was lost
  *   report    tells the scheduler what changed
  *   inventory at the start: what is on disk and running already
  *
@@ -33,6 +34,7 @@ struct hosts;
 struct link;
 struct moves;
 struct nets;
+struct orphans;
 struct peers;
 struct report;
 struct relay;
@@ -53,6 +55,7 @@ struct agent {
 	struct nets *nets;
 	struct hosts *hosts;
 	struct moves *moves;
+	struct orphans *orphans;
 	struct report *report;
 	struct fence *fence;
 	struct link *link;

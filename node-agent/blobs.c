@@ -473,3 +473,9 @@ void blobs_discard(struct blobs *blobs, const uint8_t id[MANIFEST_HASH])
 	}
 	remove_discarded(blobs, id);
 }
+
+void blobs_release(struct blobs *blobs, const uint8_t id[MANIFEST_HASH])
+{
+	imgstore_drop(blobs->agent->store, id);
+	remove_discarded(blobs, id);
+}

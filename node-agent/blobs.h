@@ -29,6 +29,8 @@ void blobs_explain(const struct guest *g, char *out, size_t size);
 /* The guest needs none any more (or others: call blobs_get() again). */
 void blobs_let_go(struct guest *g);
 
+/* Gives back what imgstore_hold() took, without a guest. */
+void blobs_release(struct blobs *blobs, const uint8_t id[MANIFEST_HASH]);
 /* Fetches without a guest. */
 void blobs_prefetch(struct blobs *blobs, const Um__BlobRef *ref);
 /* Not in the catalogue any more: removed as soon as nobody holds it. */

@@ -13,6 +13,7 @@
 #include "node-agent/life.h"
 #include "node-agent/moves.h"
 #include "node-agent/nets.h"
+#include "node-agent/orphans.h"
 #include "node-agent/peers.h"
 #include "node-agent/report.h"
 
@@ -187,6 +188,33 @@ static void accept(struct guest *g, const Um__GuestAssign *a)
 	life_wanted(g);
 }
 
+static void remove_guest(struct guest *g, uint64_t epoch, const char *keep)
+{
+	if (g->gone && g->gone_epoch >= epoch)
+		return;
+	log_info("guest no longer wanted", LOG_STR("guest", g->assign ? g->assign->name : ""),
+		LOG_U64("epoch", epoch), LOG_BOOL("keep_disk", keep != NULL));
+	g->gone = true;
+	g->gone_epoch = epoch;
+	g->keep_disk = keep != NULL;
+	(void)str_format(g->keep_reason, sizeof(g->keep_reason), "%.200s", keep ? keep : "");
+	life_wanted(g);
+}
+
+/* It was started elsewhere meanwhile, from its image, and comes back as that: its old disk
+ * becomes an orphan first.  The scheduler tells of it again when it hears that nothing of
+ * the old one is left. */
+static bool sets_aside(struct guest *g, const Um__GuestAssign *a)
+{
+	if (!g->assign)
+		return false;
+	if (!g->gone && a->epoch > g->assign->epoch && !a->from_move && g->booted &&
+		g->disk_generation && g->disk_generation != a->disk_generation)
+		remove_guest(g, g->assign->epoch,
+			"its host was lost; it was started again from its image");
+	return g->gone && g->keep_disk;
+}
+
 static void apply_assign(struct agent *agent, const Um__GuestAssign *a, uint64_t mark)
 {
 	struct guest *g = guests_find(agent->guests, a->uid);
@@ -217,20 +245,10 @@ static void apply_assign(struct agent *agent, const Um__GuestAssign *a, uint64_t
 		return;
 	}
 	g->mark = mark;
+	if (sets_aside(g, a))
+		return;
 	accept(g, a);
 	report_again(g);
-}
-
-static void remove_guest(struct guest *g, uint64_t epoch, bool keep_disk)
-{
-	if (g->gone && g->gone_epoch >= epoch)
-		return;
-	log_info("guest no longer wanted", LOG_STR("guest", g->assign ? g->assign->name : ""),
-		LOG_U64("epoch", epoch), LOG_BOOL("keep_disk", keep_disk));
-	g->gone = true;
-	g->gone_epoch = epoch;
-	g->keep_disk = keep_disk;
-	life_wanted(g);
 }
 
 static void apply_remove(struct agent *agent, const Um__GuestRemove *r)
@@ -242,7 +260,7 @@ static void apply_remove(struct agent *agent, const Um__GuestRemove *r)
 	else if (r->epoch < guest_epoch(g))
 		log_warn("a removal under an old epoch is ignored", LOG_U64("epoch", r->epoch));
 	else
-		remove_guest(g, r->epoch, r->keep_disk);
+		remove_guest(g, r->epoch, r->keep_disk ? r->reason : NULL);
 }
 
 /* ---------------------------------------------------------------- the whole */
@@ -259,7 +277,7 @@ static void finish_full(struct agent *agent, struct desired_state *state)
 	for (struct guest *g = guests_first(agent->guests); g; g = guests_next(g))
 		if (g->mark != state->mark && !g->gone &&
 			!moves_holds(agent->moves, g, state->mark))
-			remove_guest(g, guest_epoch(g), false);
+			remove_guest(g, guest_epoch(g), NULL);
 	nets_keep(agent->nets, state->mark);
 	state->in_full = false;
 	state->complete = true;
@@ -278,6 +296,8 @@ static void apply_body(struct agent *agent, uint64_t mark, const Um__Desired *d)
 		apply_assign(agent, d->guests[i], mark);
 	for (size_t i = 0; i < d->n_removed; i++)
 		apply_remove(agent, d->removed[i]);
+	for (size_t i = 0; i < d->n_prune; i++)
+		orphans_prune(agent->orphans, d->prune[i]);
 	for (size_t i = 0; i < d->n_moves_in; i++)
 		moves_target(agent->moves, d->moves_in[i], mark);
 	for (size_t i = 0; i < d->n_moves_out; i++)

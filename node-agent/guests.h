@@ -57,6 +57,7 @@ struct guest {
 	/* What is wanted. */
 	Um__GuestAssign *assign; /* owned; NULL: a folder that only has to go */
 	bool gone, keep_disk;
+	char keep_reason[GUESTS_REASON];
 	uint64_t gone_epoch;
 	uint64_t revision, saved_revision; /* of what is wanted; equal: it is on disk */
 	uint64_t spec_revision;		   /* the last one that changed the spec */

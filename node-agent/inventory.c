@@ -87,7 +87,8 @@ static int load_local(struct guest *g, struct buf *data, struct err *err)
 	if (l->last)
 		guest_status_set(&g->last, l->last);
 	g->gone = l->removing;
-	g->keep_disk = l->keep_disk;
+	g->keep_disk = l->keep_disk || g->keep_disk;
+	(void)str_format(g->keep_reason, sizeof(g->keep_reason), "%.200s", l->keep_reason);
 	g->gone_epoch = l->removing_epoch;
 	um__agent_guest__free_unpacked(l, NULL);
 	return 0;

@@ -15,6 +15,7 @@
 #include "node-agent/blobs.h"
 #include "node-agent/hosts.h"
 #include "node-agent/moves.h"
+#include "node-agent/orphans.h"
 #include "node-agent/report.h"
 #include "node-agent/relay.h"
 
@@ -40,7 +41,9 @@ struct life_job {
 	char backing[PATH_MAX];
 	bool gone; /* it is to be removed */
 	/* GUEST_REMOVING */
-	bool keep_disk;
+	bool keep_disk, orphaned;
+	uint8_t *orphan; /* its record */
+	size_t orphan_size;
 	bool moved; /* its disk is on another host by now */
 	uint64_t fence;
 	int rc;
@@ -75,6 +78,7 @@ int life_pack_local(
 	local.removing = removing;
 	local.keep_disk = g->keep_disk;
 	local.removing_epoch = g->gone_epoch;
+	local.keep_reason = (char *)(uintptr_t)g->keep_reason;
 	local.runs = g->runs;
 	local.frozen_move = g->frozen_move;
 	local.frozen_epoch = g->frozen_epoch;
@@ -277,7 +281,7 @@ static int remove_work(struct life_job *job)
 
 	/* That it goes is on disk already. */
 	if (rc == -ENOSPC) {
-		make_room(job, !job->keep_disk);
+		make_room(job, !job->keep_disk && !job->orphan);
 		rc = write_fence(job);
 	}
 
@@ -285,8 +289,14 @@ static int remove_work(struct life_job *job)
 		crash_point("move-remove");
 	if (rc == 0)
 		rc = agent->driver.ops->discard(agent->driver.self, job->dir, &job->err);
-	if (rc == 0 && job->keep_disk)
+	if (rc == 0 && job->orphan) {
+		rc = orphans_keep(agent, job->dir, job->orphan, job->orphan_size, &job->err);
+		job->orphaned = rc > 0;
+	} else if (rc == 0 && job->keep_disk) {
 		rc = keep_disk(job);
+	}
+	if (job->orphaned)
+		return 0;
 	return rc < 0 ? rc : fs_remove_tree(job->dir, &job->err);
 }
 
@@ -344,6 +354,8 @@ static bool removed(struct guest *g, const struct life_job *job)
 	uint64_t uid = g->uid;
 
 	guests_fence_set(agent->guests, g->uid, job->fence);
+	if (job->orphaned)
+		orphans_kept(agent->orphans, job->orphan, job->orphan_size);
 	if (g->gone) {
 		if (job->moved)
 			crash_point("move-removed");
@@ -396,6 +408,7 @@ static void life_done(void *arg, bool cancelled)
 	um__move_seal__free_unpacked(job->seal, NULL);
 	free(job->spec_data);
 	free(job->local_data);
+	free(job->orphan);
 	free(job);
 }
 
@@ -428,6 +441,7 @@ static void run_job(struct life_job *job, struct err *err)
 		life_trouble(g, err);
 		free(job->spec_data);
 		free(job->local_data);
+		free(job->orphan);
 		free(job);
 	}
 }
@@ -497,8 +511,10 @@ void life_remove(struct guest *g)
 		return;
 	}
 	life_ports_remove(g);
-	job->keep_disk = g->keep_disk;
-	job->moved = g->frozen_move != 0;
+	/* Without a readable record nobody can tell whose it is: set aside as it is. */
+	job->keep_disk = g->keep_disk && !g->assign;
+	(void)orphans_record(g, &job->orphan, &job->orphan_size, &err);
+	job->moved = g->frozen_move != 0 && !g->keep_disk;
 	job->fence = guest_epoch(g);
 	run_job(job, &err);
 }

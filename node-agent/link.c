@@ -15,6 +15,7 @@
 #include "node-agent/guests.h"
 #include "node-agent/link_int.h"
 #include "node-agent/moves.h"
+#include "node-agent/orphans.h"
 #include "node-agent/report.h"
 #include "node-agent/relay.h"
 
@@ -319,13 +320,16 @@ static int send_hello(struct link *link, struct err *err)
 	hello.guests = pointers;
 	hello.n_guests = n;
 	hello.n_moves = moves_observe(agent->moves, true, &hello.moves);
+	hello.n_orphans = orphans_observe(agent->orphans, true, &hello.orphans);
 	hello.blobs = id_list;
 	hello.n_blobs = blobs;
 	env.body_case = UM__ENVELOPE__BODY_AGENT_HELLO;
 	env.agent_hello = &hello;
 	rc = zsock_send(link->sock, NULL, &env, NULL, 0, err);
 	free(hello.moves);
+	free(hello.orphans);
 	moves_told(agent->moves);
+	orphans_told(agent->orphans);
 out:
 	buf_free(&ids);
 	free(list);

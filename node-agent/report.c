@@ -11,6 +11,7 @@
 #include "node-agent/life.h"
 #include "node-agent/link.h"
 #include "node-agent/moves.h"
+#include "node-agent/orphans.h"
 
 #define BATCH_MS 10   /* between two messages; the first goes at once */
 #define BATCH_MAX 512 /* guests in one message */
@@ -37,7 +38,7 @@ struct report {
 	struct guest *marked, **marked_end;
 	struct extra *extras, **extras_end;
 	struct blob_news *blobs, **blobs_end;
-	bool moves; /* there is news of some */
+	bool moves, orphans; /* there is news of some */
 };
 
 /* ---------------------------------------------------------------- one guest */
@@ -194,6 +195,14 @@ void report_moves(struct report *report)
 	soon(report);
 }
 
+void report_orphans(struct report *report)
+{
+	if (!link_up(report->agent->link) || report->agent->stopping)
+		return;
+	report->orphans = true;
+	soon(report);
+}
+
 void report_blob(struct report *report, const uint8_t id[MANIFEST_HASH], bool added)
 {
 	struct blob_news *b;
@@ -233,7 +242,7 @@ void report_clear(struct report *report)
 	report->marked_end = &report->marked;
 	report->extras_end = &report->extras;
 	report->blobs_end = &report->blobs;
-	report->moves = false;
+	report->moves = report->orphans = false;
 }
 
 /* ---------------------------------------------------------------- sending */
@@ -319,19 +328,25 @@ static void flush(void *arg)
 	if (report->moves)
 		b->observed.n_moves =
 			moves_observe(report->agent->moves, false, &b->observed.moves);
-	report->moves = false;
+	if (report->orphans)
+		b->observed.n_orphans =
+			orphans_observe(report->agent->orphans, false, &b->observed.orphans);
+	report->moves = report->orphans = false;
 	for (size_t i = 0; i < b->observed.n_guests; i++)
 		b->guest_list[i] = &b->guests[i];
 	b->observed.guests = b->guest_list;
 	b->observed.blobs_added = b->added;
 	b->observed.blobs_removed = b->removed;
 	/* What cannot be sent is lost: then everything is told anew. */
-	if ((b->observed.n_guests || b->observed.n_moves || b->blobs) &&
+	if ((b->observed.n_guests || b->observed.n_moves || b->observed.n_orphans || b->blobs) &&
 		link_observed(report->agent->link, &b->observed, NULL) < 0)
 		link_again(report->agent->link);
 	if (b->observed.n_moves)
 		moves_told(report->agent->moves);
+	if (b->observed.n_orphans)
+		orphans_told(report->agent->orphans);
 	free(b->observed.moves);
+	free(b->observed.orphans);
 	free(b);
 	if (report->marked || report->extras || report->blobs)
 		soon(report);

@@ -22,8 +22,9 @@ void report_gone(struct report *report, uint64_t uid, uint64_t epoch);
 void report_refused(struct report *report, uint64_t uid, uint64_t epoch, const char *reason);
 /* The guest is being freed: no mark of it stays. */
 void report_forget(struct guest *g);
-/* News of a move. */
+/* News of a move; of an orphan. */
 void report_moves(struct report *report);
+void report_orphans(struct report *report);
 void report_blob(struct report *report, const uint8_t id[MANIFEST_HASH], bool added);
 /* The scheduler was told everything (hello), or is gone: forget the marks. */
 void report_clear(struct report *report);

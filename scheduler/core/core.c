@@ -37,6 +37,7 @@ void core_free(struct core *core)
 	if (!core)
 		return;
 	move_free_all(core);
+	orphan_free_all(core);
 	HASH_ITER (hh, core->deployments, deployment, next_deployment)
 		deployment_free(core, deployment);
 	HASH_ITER (hh, core->hosts, host, next_host)

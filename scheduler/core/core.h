@@ -98,6 +98,7 @@ struct core_overcommit {
 struct core_guest;
 struct core_move;
 struct core_drain;
+struct core_orphan;
 struct core_network;
 struct core_group;
 struct core_deployment;
@@ -364,19 +365,21 @@ enum core_kind {
 	CORE_KIND_DEPLOYMENT,
 	CORE_KIND_GUEST,
 	CORE_KIND_MOVE,
+	CORE_KIND_ORPHAN,
 };
 
 /* A record to be written, or deleted when it is no longer there. */
 struct core_dirty {
 	enum core_kind kind;
-	char key[CORE_NAME]; /* host or deployment name; guests' uids, moves' numbers: 16 hex digits
-			      */
+	char key[CORE_NAME]; /* host or deployment name; guests' uids, moves' numbers, orphans' epochs:
+			      * 16 hex digits */
 };
 
 enum core_action_kind {
 	CORE_TELL_FULL,	       /* everything, anew: host */
 	CORE_TELL_GUEST,       /* the guest as it is to be: host, uid */
 	CORE_TELL_REMOVE,      /* must not be there: host, uid, epoch */
+	CORE_TELL_PRUNE,       /* its old disk is wanted no more: host, uid, epoch */
 	CORE_TELL_NET,	       /* the whole network: host, vni */
 	CORE_TELL_MEMBER,      /* one member is new or has moved: host, vni, uid, nic */
 	CORE_TELL_MEMBER_GONE, /* host, vni, mac */

@@ -6,6 +6,7 @@
 #include "scheduler/core/drain.h"
 #include "scheduler/core/index.h"
 #include "scheduler/core/move.h"
+#include "scheduler/core/orphan.h"
 #include "scheduler/core/tables.h"
 #include "scheduler/core/text.h"
 
@@ -43,6 +44,7 @@ struct core {
 	uint32_t moves_ended;	    /* of them */
 	struct core_host *draining; /* by drain->next */
 	bool drain_due;		    /* look at them at the end of the event */
+	struct core_orphan *orphans;
 };
 
 /* out.c */

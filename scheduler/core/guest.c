@@ -305,6 +305,7 @@ void guest_delete(struct core *core, struct core_guest *guest, struct core_out *
 	guest->deleting = true;
 	guest->want_run = false;
 	move_off(core, guest, "the guest was deleted", out);
+	orphan_forget(core, guest->uid, out);
 	guest_unpend(core, guest);
 	if (guest->host)
 		guest_count_place(guest, -1);

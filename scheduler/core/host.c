@@ -193,6 +193,18 @@ static void note(struct core *core, struct core_guest *guest, const struct core_
 			core_phase_name(guest->phase), *guest->reason ? ": " : "", guest->reason);
 }
 
+/* Nothing is left of an older placement, or of what is not known. */
+static void old_is_gone(struct core *core, const struct core_host *host,
+	const struct core_guest *guest, const struct core_observed *seen, uint64_t now,
+	struct core_out *out)
+{
+	move_left(core, host, seen->uid, now, out);
+	orphan_absent(core, host, seen->epoch, out);
+	/* It came back to where it was: its host made way for that first. */
+	if (guest && guest->host == host)
+		out_tell_guest(out, guest);
+}
+
 static void observe_one(struct core *core, struct core_host *host, const struct core_observed *seen,
 	uint64_t now, struct core_out *out)
 {
@@ -202,7 +214,7 @@ static void observe_one(struct core *core, struct core_host *host, const struct 
 	if (!is_ours(guest, host, seen)) {
 		/* Unknown, moved away, or of an older placement: it must go. */
 		if (seen->gone)
-			move_left(core, host, seen->uid, now, out);
+			old_is_gone(core, host, guest, seen, now, out);
 		else if (!move_keeps(core, host, seen->uid))
 			out_tell_remove(out, host->name, seen->uid, seen->epoch);
 		return;
@@ -252,6 +264,7 @@ int core_host_hello(struct core *core, const struct core_hostfacts *facts,
 	for (size_t i = 0; i < count; i++)
 		observe_one(core, host, &observed[i], now, out);
 	move_hello(core, host, observed, count, now, out);
+	orphan_hello(core, host, observed, count);
 	/* What was being removed and is not there any more is gone; what was lost
 	 * and has not been heard of is to be started. */
 	DL_FOREACH_SAFE2(host->guests, guest, next, host_next)

@@ -33,6 +33,10 @@ static int check_host(const struct core *core, const struct core_host *host, str
 		cpu += m->held_cpu;
 		held++;
 	}
+	for (const struct core_orphan *o = core->orphans; o; o = o->hh.next) {
+		if (strcmp(o->host, host->name) == 0)
+			disk += o->reserved;
+	}
 	if (held != host->held_count)
 		return BROKEN(3, "the moves of host %s do not match", host->name);
 	if (memory != host->memory_reserved || disk != host->disk_reserved ||

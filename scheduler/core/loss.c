@@ -65,6 +65,7 @@ static void leave(struct core *core, struct core_guest *guest, struct core_out *
 	(void)str_format(reason, sizeof(reason),
 		"host %s is lost; it starts elsewhere, from its image", guest->host->name);
 	guest->unfenced = false;
+	orphan_expect(core, guest, out);
 	guest_unplace(core, guest, reason, out);
 }
 

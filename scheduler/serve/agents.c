@@ -252,6 +252,7 @@ static void hello(struct serve *s, const struct peer *from, const Um__Envelope *
 		core_out_reset(&s->out);
 	} else {
 		moves_observed(s, agent, h->moves, h->n_moves, true);
+		orphans_observed(s, agent, h->orphans, h->n_orphans, true);
 		log_info("host is here", LOG_STR("host", h->host), LOG_U64("guests", h->n_guests));
 		commit_event(s, NULL, NULL, NULL, 0);
 		announce_key(s, agent);
@@ -362,6 +363,7 @@ static void observed(struct serve *s, struct agent *agent, const Um__Envelope *e
 		log_warn("a report was refused", LOG_STR("host", agent->host), LOG_ERR(&err));
 	} else {
 		moves_observed(s, agent, o->moves, o->n_moves, false);
+		orphans_observed(s, agent, o->orphans, o->n_orphans, false);
 		commit_event(s, NULL, NULL, NULL, 0);
 	}
 	free(list);

@@ -437,6 +437,7 @@ static const struct entry {
 	{UM__ENVELOPE__BODY_HOST_ACTION, WRITERS, host_action},
 	{UM__ENVELOPE__BODY_MIGRATE_REQUEST, WRITERS, moves_migrate},
 	{UM__ENVELOPE__BODY_DRAIN_REQUEST, WRITERS, drains_request},
+	{UM__ENVELOPE__BODY_PRUNE_REQUEST, WRITERS, orphans_prune_asked},
 	{UM__ENVELOPE__BODY_GET_REQUEST, READERS, watch_get},
 	{UM__ENVELOPE__BODY_TOKEN_REQUEST, ADMINS, auth_token},
 	{UM__ENVELOPE__BODY_WHY_REQUEST, READERS, rules_why},

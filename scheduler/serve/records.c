@@ -5,6 +5,7 @@
  *   deployment/NAME         StoredDeployment
  *   guest/UID16             StoredGuest
  *   move/NUMBER16           StoredMove
+ *   orphan/EPOCH16          StoredOrphan
  *   key/PUBKEYHEX           StoredKey
  *   artefact/KIND/NAME      ArtefactInfo
  *   event/SEQ16             EventInfo
@@ -169,6 +170,15 @@ static void move_op(struct serve *s, const char *hex, struct arena *a, struct st
 		put(a, op, &record->base);
 }
 
+static void orphan_op(struct serve *s, const char *hex, struct arena *a, struct store_op *op)
+{
+	Um__StoredOrphan *record = orphans_record_of(s, strtoull(hex, NULL, 16), a);
+
+	op->key = keyf(a, "orphan/%s", hex);
+	if (record)
+		put(a, op, &record->base);
+}
+
 void records_op(
 	struct serve *s, const struct core_dirty *dirty, struct arena *a, struct store_op *op)
 {
@@ -197,6 +207,9 @@ void records_op(
 		break;
 	case CORE_KIND_MOVE:
 		move_op(s, dirty->key, a, op);
+		break;
+	case CORE_KIND_ORPHAN:
+		orphan_op(s, dirty->key, a, op);
 		break;
 	}
 }
@@ -434,6 +447,18 @@ static int load_move(void *arg, const char *key, const void *value, size_t size,
 	return rc;
 }
 
+static int load_orphan(
+	void *arg, const char *key, const void *value, size_t size, uint64_t revision)
+{
+	struct loading *l = arg;
+	Um__StoredOrphan *r = um__stored_orphan__unpack(NULL, size, value);
+	int rc = r ? orphans_restore(l->s, r, l->err) : bad(l, key);
+
+	(void)revision;
+	um__stored_orphan__free_unpacked(r, NULL);
+	return rc;
+}
+
 static int load_key(void *arg, const char *key, const void *value, size_t size, uint64_t revision)
 {
 	struct loading *l = arg;
@@ -493,6 +518,7 @@ int records_load(struct serve *s, struct err *err)
 		{"deployment/", load_deployment},
 		{"guest/", load_guest},
 		{"move/", load_move},
+		{"orphan/", load_orphan},
 		{"event/", load_event},
 	};
 	int rc = 0;

@@ -318,6 +318,18 @@ Um__HostDrain *drains_view(const struct core_host *host, struct arena *a);
 int drains_restore(struct serve *s, const char *host, const Um__HostDrain *r, struct err *err);
 void drains_request(struct serve *s, const struct peer *from, const Um__Envelope *env);
 
+/* ---------------------------------------------------------------- orphans.c */
+
+struct core_orphan;
+/* After core_host_hello() or core_observe(), before the commit. */
+void orphans_observed(struct serve *s, const struct agent *agent, Um__OrphanDisk **disks,
+	size_t count, bool hello);
+Um__OrphanInfo *orphans_view(const struct serve *s, const struct core_orphan *o, struct arena *a);
+void orphans_prune_asked(struct serve *s, const struct peer *from, const Um__Envelope *env);
+/* The record; NULL when there is no such orphan (any more). */
+Um__StoredOrphan *orphans_record_of(const struct serve *s, uint64_t epoch, struct arena *a);
+int orphans_restore(struct serve *s, const Um__StoredOrphan *r, struct err *err);
+
 /* ---------------------------------------------------------------- boots.c */
 
 /* How long the last boot of each guest took; kept in memory, the agents tell it

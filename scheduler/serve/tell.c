@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "scheduler/core/move.h"
+#include "scheduler/core/orphan.h"
 #include "scheduler/core/tables.h"
 #include "scheduler/serve/serve_int.h"
 
@@ -78,7 +79,7 @@ struct part {
 	struct agent *agent;
 	struct arena a;
 	Um__Desired d;
-	size_t guest_room, net_room, removed_room, vni_room;
+	size_t guest_room, net_room, removed_room, vni_room, prune_room;
 	size_t in_room, out_room, ended_room; /* moves */
 	size_t bytes;
 	tell_fn *fn;
@@ -89,7 +90,7 @@ static void part_reset(struct part *p)
 {
 	arena_free(&p->a);
 	um__desired__init(&p->d);
-	p->guest_room = p->net_room = p->removed_room = p->vni_room = 0;
+	p->guest_room = p->net_room = p->removed_room = p->vni_room = p->prune_room = 0;
 	p->in_room = p->out_room = p->ended_room = 0;
 	p->bytes = 0;
 }
@@ -298,17 +299,57 @@ static void add_member_gone(struct part *p, const struct core_action *action)
 	state->removed_macs = macs;
 }
 
-static void add_remove(struct part *p, uint64_t uid, uint64_t epoch)
+static bool is_large(const struct part *p)
+{
+	return p->d.n_guests >= SERVE_PART || p->bytes >= SERVE_PART_BYTES;
+}
+
+static Um__GuestRemove *removal(struct part *p, uint64_t uid, uint64_t epoch)
 {
 	Um__GuestRemove *r = arena_get(&p->a, sizeof(*r));
 
 	um__guest_remove__init(r);
 	r->uid = uid;
 	r->epoch = epoch;
+	p->bytes += 32;
+	return r;
+}
+
+/* Whoever says that it must go says also whether its disk stays. */
+static void add_remove(struct part *p, uint64_t uid, uint64_t epoch)
+{
+	const struct core_orphan *o = core_orphan(p->s->core, epoch);
+	Um__GuestRemove *r = removal(p, uid, epoch);
+
+	r->keep_disk = o && o->state == CORE_ORPHAN_EXPECTED &&
+		       strcmp(o->host, p->agent->host) == 0;
+	if (r->keep_disk)
+		r->reason = arena_str(&p->a, o->facts.reason);
 	p->d.removed =
 		more_room(p, p->d.removed, p->d.n_removed, &p->removed_room, sizeof(*p->d.removed));
 	p->d.removed[p->d.n_removed++] = r;
-	p->bytes += 32;
+}
+
+static void add_prune(struct part *p, uint64_t uid, uint64_t epoch)
+{
+	p->d.prune = more_room(
+		p, p->d.prune, p->d.n_prune, &p->prune_room, sizeof(*p->d.prune));
+	p->d.prune[p->d.n_prune++] = removal(p, uid, epoch);
+}
+
+/* What is to become one, and what is to go: the host may have been away. */
+static void add_orphans(struct part *p)
+{
+	for (const struct core_orphan *o = core_orphans(p->s->core); o; o = o->hh.next) {
+		if (strcmp(o->host, p->agent->host) != 0)
+			continue;
+		if (o->state == CORE_ORPHAN_PRUNED)
+			add_prune(p, o->facts.uid, o->epoch);
+		if (o->state != CORE_ORPHAN_KEPT)
+			add_remove(p, o->facts.uid, o->epoch);
+		if (is_large(p))
+			part_send(p, true, true);
+	}
 }
 
 static void add_net_gone(struct part *p, uint32_t vni)
@@ -316,11 +357,6 @@ static void add_net_gone(struct part *p, uint32_t vni)
 	p->d.removed_vnis = more_room(p, p->d.removed_vnis, p->d.n_removed_vnis, &p->vni_room,
 		sizeof(*p->d.removed_vnis));
 	p->d.removed_vnis[p->d.n_removed_vnis++] = vni;
-}
-
-static bool is_large(const struct part *p)
-{
-	return p->d.n_guests >= SERVE_PART || p->bytes >= SERVE_PART_BYTES;
 }
 
 /* A host may have lost its last member of a network and got another in one event:
@@ -349,6 +385,9 @@ static void tell_changes(struct part *p, const struct told *told)
 		case CORE_TELL_REMOVE:
 			add_remove(p, action->uid, action->epoch);
 			break;
+		case CORE_TELL_PRUNE:
+			add_prune(p, action->uid, action->epoch);
+			break;
 		case CORE_TELL_NET:
 			n = net_there(p, action->vni);
 			if (n)
@@ -376,7 +415,7 @@ static void tell_changes(struct part *p, const struct told *told)
 			part_send(p, false, false);
 	}
 	if (p->d.n_guests || p->d.n_removed || p->d.n_networks || p->d.n_removed_vnis ||
-		p->d.n_moves_in || p->d.n_moves_out || p->d.n_moves_ended)
+		p->d.n_moves_in || p->d.n_moves_out || p->d.n_moves_ended || p->d.n_prune)
 		part_send(p, false, false);
 }
 
@@ -436,6 +475,7 @@ static void tell_everything(struct part *p)
 		if (is_large(p))
 			part_send(p, true, true);
 	}
+	add_orphans(p);
 	for (const struct core_move *m = core_moves(p->s->core); m; m = m->hh.next) {
 		/* One that is put back is named: its end is what is waited for. */
 		if (core_move_out_of(m, host->name) || core_move_into(m, host->name) ||

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "scheduler/core/move.h"
+#include "scheduler/core/orphan.h"
 #include "scheduler/serve/serve_int.h"
 
 #define WATCHERS_MAX 1024u
@@ -223,6 +224,21 @@ static void add_move(struct listing *l, const struct core_move *m)
 	ADD(l, migrations, moves_view(m, &l->a));
 }
 
+static void add_orphan(struct listing *l, const struct core_orphan *o)
+{
+	const Um__GetRequest *r = l->r;
+	size_t n = strlen(r->deployment);
+	Um__OrphanInfo *row;
+
+	if (!wanted_name(r, o->facts.name) ||
+		(n && (strncmp(o->facts.name, r->deployment, n) != 0 || o->facts.name[n] != '/')) ||
+		(*r->host && strcmp(r->host, o->host) != 0))
+		return;
+	row = orphans_view(l->s, o, &l->a);
+	if (!*r->state || strcmp(r->state, row->state) == 0)
+		ADD(l, orphans, row);
+}
+
 static void list(struct listing *l)
 {
 	const struct core_deployment *d;
@@ -256,6 +272,10 @@ static void list(struct listing *l)
 	case UM__KIND__KIND_MIGRATIONS:
 		for (const struct core_move *m = core_moves(l->s->core); m; m = m->hh.next)
 			add_move(l, m);
+		break;
+	case UM__KIND__KIND_ORPHANS:
+		for (const struct core_orphan *o = core_orphans(l->s->core); o; o = o->hh.next)
+			add_orphan(l, o);
 		break;
 	default:
 		break;
@@ -340,6 +360,7 @@ static void fill(struct listing *l, enum core_kind kind, const char *key)
 	const struct core_guest *g;
 	const struct core_host *h;
 	const struct core_move *m;
+	const struct core_orphan *o;
 	char **deleted;
 
 	if (kind == CORE_KIND_HOST && l->r->kind == UM__KIND__KIND_HOSTS) {
@@ -365,6 +386,12 @@ static void fill(struct listing *l, enum core_kind kind, const char *key)
 		m = core_move(l->s->core, strtoull(key, NULL, 16));
 		if (m) {
 			add_move(l, m);
+			return;
+		}
+	} else if (kind == CORE_KIND_ORPHAN && l->r->kind == UM__KIND__KIND_ORPHANS) {
+		o = core_orphan(l->s->core, strtoull(key, NULL, 16));
+		if (o) {
+			add_orphan(l, o);
 			return;
 		}
 	} else {
