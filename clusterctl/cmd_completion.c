@@ -42,6 +42,8 @@ static const char script[] =
 	"		fi ;;\n"
 	"	boot-report|why|logs|exec|console|start|stop|restart)\n"
 	"		COMPREPLY=($(compgen -W \"$(_clusterctl_names guests)\" -- \"$cur\")) ;;\n"
+	"	prune) COMPREPLY=($(compgen -W \"--all $(_clusterctl_names orphans)\" -- "
+	"\"$cur\")) ;;\n"
 	"	cordon|uncordon|drain) COMPREPLY=($(compgen -W \"$(_clusterctl_names hosts)\" -- "
 	"\"$cur\")) ;;\n"
 	"	host) COMPREPLY=($(compgen -W \"rm $(_clusterctl_names hosts)\" -- \"$cur\")) ;;\n"

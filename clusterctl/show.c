@@ -30,6 +30,10 @@ static const char *const deployment_columns[] = {
 	"NAME", "READY", "GUESTS", "NETWORKS", "REVISION", "AGE", "STATE"};
 static const char *const migration_columns[] = {
 	"GUEST", "FROM", "TO", "STATE", "ROUND", "SENT", "LEFT", "AGE", "REASON"};
+static const char *const orphan_columns[] = {
+	"GUEST", "HOST", "STATE", "SIZE", "AGE", "EPOCH", "REASON"};
+static const char *const orphan_wide[] = {"GUEST", "HOST", "STATE", "SIZE", "AGE", "EPOCH",
+	"REASON", "UID", "RUNS", "DISK", "BASE"};
 static const char *const event_columns[] = {"AGE", "TYPE", "OBJECT", "HOST", "REASON", "MESSAGE"};
 
 #define FEATURES_SHOWN 3
@@ -52,6 +56,8 @@ static const struct kind kinds[] = {
 		N(event_columns), N(event_columns)},
 	{UM__KIND__KIND_MIGRATIONS, {"migrations", "migration", "mig", NULL}, migration_columns,
 		migration_columns, N(migration_columns), N(migration_columns)},
+	{UM__KIND__KIND_ORPHANS, {"orphans", "orphan", "orph", NULL}, orphan_columns, orphan_wide,
+		N(orphan_columns), N(orphan_wide)},
 };
 
 const struct kind *kind_find(const char *name)
@@ -78,7 +84,8 @@ int kind_unknown(const struct ctl *ctl, const char *name)
 
 const char *kind_names(void)
 {
-	return "hosts, guests, networks, images, kernels, deployments, events, migrations";
+	return "hosts, guests, networks, images, kernels, deployments, events, migrations, "
+	       "orphans";
 }
 
 size_t show_count(const Um__GetReply *r, Um__Kind kind)
@@ -99,6 +106,8 @@ size_t show_count(const Um__GetReply *r, Um__Kind kind)
 		return r->n_events;
 	case UM__KIND__KIND_MIGRATIONS:
 		return r->n_migrations;
+	case UM__KIND__KIND_ORPHANS:
+		return r->n_orphans;
 	default:
 		return 0;
 	}
@@ -122,6 +131,8 @@ const char *show_name(const Um__GetReply *r, Um__Kind kind, size_t i)
 		return r->events[i]->name;
 	case UM__KIND__KIND_MIGRATIONS:
 		return r->migrations[i]->guest;
+	case UM__KIND__KIND_ORPHANS:
+		return r->orphans[i]->disk->name;
 	default:
 		return "";
 	}
@@ -133,6 +144,8 @@ void show_key(const Um__GetReply *r, Um__Kind kind, size_t i, char key[128])
 		(void)str_format(key, 128, "%016" PRIx64, r->guests[i]->uid);
 	else if (kind == UM__KIND__KIND_MIGRATIONS)
 		(void)str_format(key, 128, "%016" PRIx64, r->migrations[i]->move);
+	else if (kind == UM__KIND__KIND_ORPHANS)
+		(void)str_format(key, 128, "%016" PRIx64, r->orphans[i]->disk->epoch);
 	else
 		(void)str_copy(key, 128, show_name(r, kind, i));
 }
@@ -382,6 +395,9 @@ bool show_cells(const Um__GetReply *r, Um__Kind kind, size_t i, bool wide, struc
 	case UM__KIND__KIND_MIGRATIONS:
 		migration_cells(r->migrations[i], t);
 		break;
+	case UM__KIND__KIND_ORPHANS:
+		show_orphan_cells(r->orphans[i], wide, t);
+		break;
 	default:
 		return false;
 	}
@@ -595,6 +611,9 @@ bool show_json(const Um__GetReply *r, Um__Kind kind, size_t i, struct json *j)
 		break;
 	case UM__KIND__KIND_MIGRATIONS:
 		migration_json(r->migrations[i], j);
+		break;
+	case UM__KIND__KIND_ORPHANS:
+		show_orphan_json(r->orphans[i], j);
 		break;
 	default:
 		other_json(r, kind, i, j);

@@ -27,6 +27,11 @@ size_t show_count(const Um__GetReply *reply, Um__Kind kind);
 
 /* "GUEST moved from A to B in 3 s, stopped for ..." */
 void show_moved(const Um__MigrationInfo *m);
+
+/* cmd_prune.c */
+void show_orphan_cells(const Um__OrphanInfo *o, bool wide, struct table *t);
+void show_orphan_json(const Um__OrphanInfo *o, struct json *j);
+
 /* Parts for the verb kernel: a value of META, "" when it has none; "features" as an
  * array; the members of an image or kernel but "config". */
 const char *show_meta(const Um__ArtefactInfo *a, const char *key);

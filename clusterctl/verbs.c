@@ -35,13 +35,12 @@ const struct verb verbs[] = {
 		"  --timeout TIME   of --wait (default 5m)\n"
 		"\n"
 		"example: clusterctl delete hello --wait\n"},
-	{"get", "list hosts, guests, networks, images, kernels, deployments, events, migrations",
-		cmd_get,
+	{"get", "list hosts, guests, networks, images, kernels, deployments, events ...", cmd_get,
 		"usage: clusterctl get KIND [NAME...] [-o FORMAT] [--watch] [filters]\n"
 		"\n"
-		"KIND: hosts, guests, networks, images, kernels, deployments, events, migrations "
-		"(also\n"
-		"in the singular).  Guests are named DEPLOYMENT/GUEST.\n"
+		"KIND: hosts, guests, networks, images, kernels, deployments, events, "
+		"migrations,\n"
+		"orphans (also in the singular).  Guests are named DEPLOYMENT/GUEST.\n"
 		"\n"
 		"  -o, --output FORMAT    table (default), wide, json, yaml, name\n"
 		"  -w, --watch            then the changes as they come; json: an object a line\n"
@@ -175,6 +174,23 @@ const struct verb verbs[] = {
 		"examples:\n"
 		"  clusterctl drain host2 --wait\n"
 		"  clusterctl drain host2 --parallel 2 --rate 100M\n"},
+	{"prune", "remove disks that guests left on lost hosts", cmd_prune,
+		"usage: clusterctl prune GUEST...|--all [--host HOST] [--older-than TIME] "
+		"[--dry-run]\n"
+		"\n"
+		"A guest that was started elsewhere while its host was lost leaves its disk there:\n"
+		"an orphan, kept until it is pruned.  'get orphans' lists them, 'describe orphan'\n"
+		"tells where the files are.  An epoch names one of several of a guest.  On hosts\n"
+		"that are away they go when these are back.\n"
+		"\n"
+		"  --all              of all guests\n"
+		"  --host HOST        only those there\n"
+		"  --older-than TIME  only those kept for longer\n"
+		"  --dry-run          only say what would go\n"
+		"\n"
+		"examples:\n"
+		"  clusterctl prune hello/db\n"
+		"  clusterctl prune --all --older-than 30d\n"},
 	{"cordon", "place no new guests on hosts", cmd_cordon,
 		"usage: clusterctl cordon HOST...\n"
 		"\n"

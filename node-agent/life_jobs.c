@@ -112,18 +112,23 @@ static int write_record(
 
 /* ---------------------------------------------------------------- in the pool */
 
-/* What disk it is that came back, told by the local.pb kept with it, goes into the
- * record that is about to take its place.  Without one it is made anew. */
-static void take_back(struct life_job *job)
+/* What disk it is that comes back, told by the local.pb kept with it, goes into the
+ * record that is about to take its place.  Without one it is made anew; one that cannot be
+ * read is an error. */
+static int take_back(struct life_job *job)
 {
 	Um__AgentGuest *old = NULL, *now = NULL;
 	char path[PATH_MAX];
 	struct buf data;
+	int rc = fs_join(path, sizeof(path), job->kept, "local.pb", &job->err);
 
 	buf_init(&data);
-	if (fs_join(path, sizeof(path), job->dir, "local.pb", NULL) == 0 &&
-		fs_read(path, LOCAL_MAX, &data, NULL) == 0)
+	if (rc == 0)
+		rc = fs_read(path, LOCAL_MAX, &data, &job->err);
+	if (rc == 0)
 		old = um__agent_guest__unpack(NULL, data.size, data.data);
+	if (rc == -ENOENT)
+		rc = 0;
 	now = um__agent_guest__unpack(NULL, job->local_size, job->local_data);
 	if (old && now && !now->disk_generation) {
 		size_t size;
@@ -143,17 +148,24 @@ static void take_back(struct life_job *job)
 	um__agent_guest__free_unpacked(old, NULL);
 	um__agent_guest__free_unpacked(now, NULL);
 	buf_free(&data);
+	return rc;
 }
 
 /* A disk that was kept aside comes back with its folder. */
 static int make_folder(struct life_job *job)
 {
+	int rc;
+
 	if (access(job->dir, F_OK) == 0)
 		return 0;
-	if (rename(job->kept, job->dir) == 0) {
-		take_back(job);
-		return 0;
+	if (access(job->kept, F_OK) == 0) {
+		rc = take_back(job);
+		if (rc == 0 && rename(job->kept, job->dir) < 0)
+			rc = err_errno(&job->err, errno, "take back %s", job->kept);
+		return rc;
 	}
+	if (errno != ENOENT)
+		return err_errno(&job->err, errno, "%s", job->kept);
 	return fs_mkdirs(job->dir, 0755, &job->err);
 }
 

@@ -28,23 +28,37 @@ static int dir_of(const char *state, uint64_t number, char out[PATH_MAX - 64])
 	return str_format(out, PATH_MAX - 64, "%s/moves/%016" PRIx64, state, number);
 }
 
-/* NULL: there is none, or it is no good. */
-static Um__MoveSeal *read_seal(const char *dir)
+/* 1: read; 0: not there.  What is there and cannot be read is an error: taken for missing
+ * it would cost a disk. */
+static int read_record(
+	const char *dir, const char *name, size_t max, struct buf *out, struct err *err)
+{
+	char path[PATH_MAX];
+	int rc = fs_join(path, sizeof(path), dir, name, err);
+
+	if (rc == 0)
+		rc = fs_read(path, max, out, err);
+	return rc == -ENOENT ? 0 : rc < 0 ? rc : 1;
+}
+
+/* *OUT is NULL when there is none, or it is no good. */
+static int read_seal(const char *dir, Um__MoveSeal **out, struct err *err)
 {
 	Um__MoveSeal *seal = NULL;
-	char path[PATH_MAX];
 	struct buf data;
+	int rc;
 
 	buf_init(&data);
-	if (fs_join(path, sizeof(path), dir, MOVERECV_SEALED, NULL) == 0 &&
-		fs_read(path, SEAL_MAX, &data, NULL) == 0)
+	rc = read_record(dir, MOVERECV_SEALED, SEAL_MAX, &data, err);
+	if (rc > 0)
 		seal = um__move_seal__unpack(NULL, data.size, data.data);
 	buf_free(&data);
 	if (seal && seal->digest.len != MOVE_DIGEST) {
 		um__move_seal__free_unpacked(seal, NULL);
 		seal = NULL;
 	}
-	return seal;
+	*out = seal;
+	return rc < 0 ? rc : 0;
 }
 
 /* ---------------------------------------------------------------- artefacts */
@@ -131,7 +145,9 @@ static int prepare(struct move_job *job)
 		return rc;
 	if (stat(path, &job->base) < 0)
 		return err_errno(&job->err, errno, "%s", path);
-	seal = read_seal(job->dir);
+	rc = read_seal(job->dir, &seal, &job->err);
+	if (rc < 0)
+		return rc;
 	if (seal) {
 		job->sealed = true;
 		memcpy(job->digest, seal->digest.data, sizeof(job->digest));
@@ -392,7 +408,9 @@ int moves_take(
 
 	if (dir_of(state, number, from) < 0)
 		return err_set(err, -ENAMETOOLONG, "the state folder's path is too long");
-	*seal = read_seal(from);
+	rc = read_seal(from, seal, err);
+	if (rc < 0)
+		return rc;
 	if (!*seal)
 		return err_set(err, -ENOENT,
 			"the disk of move %" PRIu64 " is not here, or not whole", number);
@@ -416,15 +434,16 @@ int moves_take(
 
 /* ---------------------------------------------------------------- at the start */
 
-static Um__MoveTarget *read_offer(const char *dir, uint64_t number)
+/* *OUT is NULL when there is none, or it is no good. */
+static int read_offer(const char *dir, uint64_t number, Um__MoveTarget **out, struct err *err)
 {
 	Um__MoveTarget *offer = NULL;
-	char path[PATH_MAX];
 	struct buf data;
+	int rc;
 
 	buf_init(&data);
-	if (fs_join(path, sizeof(path), dir, OFFER, NULL) == 0 &&
-		fs_read(path, OFFER_MAX, &data, NULL) == 0)
+	rc = read_record(dir, OFFER, OFFER_MAX, &data, err);
+	if (rc > 0)
 		offer = um__move_target__unpack(NULL, data.size, data.data);
 	buf_free(&data);
 	if (offer &&
@@ -433,26 +452,49 @@ static Um__MoveTarget *read_offer(const char *dir, uint64_t number)
 		um__move_target__free_unpacked(offer, NULL);
 		offer = NULL;
 	}
-	return offer;
+	*out = offer;
+	return rc < 0 ? rc : 0;
 }
 
-static void load_one(struct moves *moves, const char *dir, uint64_t number)
+/* Without its offer: a whole copy may be all that there is of a disk, and a guest that
+ * takes it needs no offer. */
+static int forget_one(const char *dir, struct err *err)
 {
-	Um__MoveTarget *offer = read_offer(dir, number);
-	struct move *m = NULL;
+	Um__MoveSeal *seal = NULL;
+	int rc = read_seal(dir, &seal, err);
 
-	if (offer)
-		m = moves_add(moves, number, offer->guest->uid, UM__MOVE_SIDE__MOVE_TARGET);
+	if (rc < 0)
+		return rc;
+	if (seal) {
+		log_warn("a copy without the record of its move is left alone",
+			LOG_STR("folder", dir));
+		um__move_seal__free_unpacked(seal, NULL);
+		return 0;
+	}
+	log_warn("a move that was never begun is forgotten", LOG_STR("folder", dir));
+	(void)fs_remove_tree(dir, NULL);
+	return 0;
+}
+
+static int load_one(struct moves *moves, const char *dir, uint64_t number, struct err *err)
+{
+	Um__MoveTarget *offer = NULL;
+	struct move *m;
+	int rc = read_offer(dir, number, &offer, err);
+
+	if (rc < 0)
+		return err_wrap(err, "move %" PRIu64, number);
+	if (!offer)
+		return forget_one(dir, err);
+	m = moves_add(moves, number, offer->guest->uid, UM__MOVE_SIDE__MOVE_TARGET);
 	if (!m) {
-		log_warn("a move that was never begun is forgotten", LOG_STR("folder", dir));
-		if (offer)
-			um__move_target__free_unpacked(offer, NULL);
-		(void)fs_remove_tree(dir, NULL);
-		return;
+		um__move_target__free_unpacked(offer, NULL);
+		return err_set(err, -ENOMEM, "memory is short");
 	}
 	m->target = offer;
 	m->dirty = true;
 	move_in_step(m);
+	return 0;
 }
 
 int moves_load(struct moves *moves, struct err *err)
@@ -467,7 +509,7 @@ int moves_load(struct moves *moves, struct err *err)
 	dir = opendir(path);
 	if (!dir)
 		return errno == ENOENT ? 0 : err_errno(err, errno, "%s", path);
-	while ((entry = readdir(dir))) {
+	while (rc == 0 && (entry = readdir(dir))) {
 		uint8_t raw[8];
 		uint64_t number = 0;
 
@@ -476,8 +518,8 @@ int moves_load(struct moves *moves, struct err *err)
 		for (size_t i = 0; i < sizeof(raw); i++)
 			number = number << 8 | raw[i];
 		if (dir_of(moves->agent->config.state, number, one) >= 0)
-			load_one(moves, one, number);
+			rc = load_one(moves, one, number, err);
 	}
 	(void)closedir(dir);
-	return 0;
+	return rc;
 }

@@ -38,6 +38,11 @@ struct world {
 	struct told told[KIT_MAX];
 	uint8_t image[MANIFEST_HASH], kernel[MANIFEST_HASH], image2[MANIFEST_HASH];
 	unsigned blobs_added;
+	struct kit_orphan {
+		uint64_t uid, epoch, bytes;
+		char reason[128], path[PATH_MAX], base[PATH_MAX];
+		bool there, gone;
+	} orphan; /* the one that was told of last */
 	/* The wanted state. */
 	Um__GuestAssign guests[KIT_MAX];
 	Um__GuestSpec specs[KIT_MAX];
@@ -100,6 +105,23 @@ static inline void sched_send(struct world *w, Um__Envelope *env)
 		fail_msg("%s", err_msg(&err));
 }
 
+static inline void sched_orphans(struct world *w, Um__OrphanDisk **list, size_t count, bool all)
+{
+	if (all)
+		w->orphan.there = false;
+	for (size_t i = 0; i < count; i++) {
+		w->orphan = (struct kit_orphan){.uid = list[i]->uid,
+			.epoch = list[i]->epoch,
+			.bytes = list[i]->cow_bytes,
+			.there = !list[i]->gone,
+			.gone = list[i]->gone};
+		(void)str_format(
+			w->orphan.reason, sizeof(w->orphan.reason), "%s", list[i]->reason);
+		(void)str_format(w->orphan.path, sizeof(w->orphan.path), "%s", list[i]->path);
+		(void)str_format(w->orphan.base, sizeof(w->orphan.base), "%s", list[i]->base_path);
+	}
+}
+
 static inline void sched_welcome(struct world *w, const Um__Envelope *env)
 {
 	Um__Envelope out = wire_env(env->id);
@@ -110,6 +132,7 @@ static inline void sched_welcome(struct world *w, const Um__Envelope *env)
 	w->seq = 0;
 	for (size_t i = 0; i < env->agent_hello->n_guests; i++)
 		sched_observe(w, env->agent_hello->guests[i]);
+	sched_orphans(w, env->agent_hello->orphans, env->agent_hello->n_orphans, true);
 	assert_string_equal(env->agent_hello->host, "h1");
 	assert_non_null(env->agent_hello->facts);
 	welcome.cluster_id = (char *)(uintptr_t) "test-cluster";
@@ -203,6 +226,7 @@ static inline void sched_message(void *arg, struct zsock *sock, const struct zpe
 	case UM__ENVELOPE__BODY_OBSERVED:
 		for (size_t i = 0; i < env->observed->n_guests; i++)
 			sched_observe(w, env->observed->guests[i]);
+		sched_orphans(w, env->observed->orphans, env->observed->n_orphans, false);
 		w->blobs_added += (unsigned)env->observed->n_blobs_added;
 		break;
 	case UM__ENVELOPE__BODY_RESYNC_REQUEST:

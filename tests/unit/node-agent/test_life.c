@@ -266,30 +266,133 @@ static void test_removed(void **state)
 	}
 }
 
-static void test_keep_disk(void **state)
+static void say_removed(struct world *w, uint64_t epoch, bool keep, bool prune)
 {
-	struct world *w = *state;
 	Um__Desired d = UM__DESIRED__INIT;
 	Um__GuestRemove r = UM__GUEST_REMOVE__INIT, *list = &r;
 
-	(void)one(w);
 	r.uid = 1;
-	r.epoch = 12;
-	r.keep_disk = true;
-	d.removed = &list;
-	d.n_removed = 1;
+	r.epoch = epoch;
+	r.keep_disk = keep;
+	r.reason = (char *)(uintptr_t) "it went on elsewhere";
+	d.removed = d.prune = &list;
+	d.n_removed = !prune;
+	d.n_prune = prune;
 	say(w, &d);
+}
+
+static bool orphan_there(struct world *w, void *epoch)
+{
+	return w->orphan.there && w->orphan.epoch == (uint64_t)(uintptr_t)epoch;
+}
+
+static bool orphan_gone(struct world *w, void *arg)
+{
+	(void)arg;
+	return w->orphan.gone;
+}
+
+static void read_disk(const struct world *w, char out[256])
+{
+	struct buf data;
+	struct err err = ERR_INIT;
+
+	buf_init(&data);
+	assert_int_equal(fs_read(w->orphan.path, 4096, &data, &err), 0);
+	(void)str_format(out, 256, "%.*s", (int)data.size, (const char *)data.data);
+	buf_free(&data);
+}
+
+/* Its disk is kept, over restarts, and no guest takes it, until it is pruned. */
+static void test_orphan(void **state)
+{
+	struct world *w = *state;
+	struct imgstore_info info;
+	char text[256], before[256], log[PATH_MAX];
+
+	(void)one(w);
+	(void)str_format(log, sizeof(log), "%s/guests/0000000000000001/console.log", w->config.state);
+	assert_int_equal(fs_write_atomic(log, "said", 4, 0600, NULL), 0);
+	say_removed(w, 10, true, false);
 	until(w, is_gone, UID(1));
+	until(w, orphan_there, (void *)10);
 	assert_false(folder_exists(w, "guests"));
-	assert_true(folder_exists(w, "kept"));
-	assert_int_equal(w->fake.forced, 0);
-	/* It comes back to its disk. */
+	assert_int_equal(w->orphan.uid, 1);
+	assert_true(w->orphan.bytes > 0);
+	assert_string_equal(w->orphan.reason, "it went on elsewhere");
+	assert_non_null(strstr(w->orphan.path, "/orphans/000000000000000a/cow"));
+	assert_int_equal(access(w->orphan.base, R_OK), 0);
+	read_disk(w, before);
+	(void)str_format(log, sizeof(log), "%s/orphans/000000000000000a/console.log", w->config.state);
+	assert_int_equal(access(log, R_OK), 0);
+	/* Its base image is held by nobody else. */
+	assert_int_equal(imgstore_info(w->agent->store, w->image, &info, NULL), 0);
+	assert_int_equal(info.holds, 1);
+	/* The guest is placed here again: from its image. */
 	w->guests[0].epoch = 13;
+	w->guests[0].disk_generation = 2;
 	told_of(w, 1)->phase = 0;
 	say_guests(w, false, 0, 1);
 	until(w, is_ready, UID(1));
-	assert_int_equal(w->fake.fresh, 1);
-	assert_false(folder_exists(w, "kept"));
+	assert_int_equal(w->fake.fresh, 2);
+	memset(&w->orphan, 0, sizeof(w->orphan));
+	restart_all(w);
+	until(w, is_here, NULL);
+	say_all(w);
+	until(w, is_ready, UID(1));
+	assert_true(orphan_there(w, (void *)10));
+	read_disk(w, text);
+	assert_string_equal(text, before);
+	/* Another's epoch, and one that is not there. */
+	say_removed(w, 11, false, true);
+	until(w, orphan_gone, NULL);
+	assert_int_equal(access(log, R_OK), 0);
+	memset(&w->orphan, 0, sizeof(w->orphan));
+	say_removed(w, 10, false, true);
+	until(w, orphan_gone, NULL);
+	assert_int_equal(w->orphan.epoch, 10);
+	assert_int_equal(access(log, R_OK), -1);
+	assert_true(folder_exists(w, "guests"));
+	assert_int_equal(w->fake.starts, 2);
+}
+
+/* Lost and placed again where it was, and the scheduler says only that: the old disk is
+ * set aside first. */
+static void test_set_aside(void **state)
+{
+	struct world *w = *state;
+	char before[256];
+
+	(void)one(w);
+	w->guests[0].epoch = 12;
+	w->guests[0].disk_generation = 2;
+	say_guests(w, false, 0, 1);
+	until(w, orphan_there, (void *)10);
+	until(w, is_gone, UID(1));
+	read_disk(w, before);
+	assert_non_null(strstr(before, "number 1"));
+	/* Told again, as it says that nothing of the old one is left. */
+	say_guests(w, false, 0, 1);
+	until(w, is_ready, UID(1));
+	assert_int_equal(w->fake.fresh, 2);
+	assert_int_equal(told_of(w, 1)->epoch, 12);
+}
+
+/* One that has never been started leaves nothing to look into. */
+static void test_orphan_unused(void **state)
+{
+	struct world *w = *state;
+
+	until(w, is_here, NULL);
+	(void)want(w, 0);
+	w->guests[0].run = false;
+	say_all(w);
+	until_phase(w, UM__PHASE__STOPPED);
+	say_removed(w, 10, true, false);
+	until(w, is_gone, UID(1));
+	assert_false(within(w, 100, never, NULL));
+	assert_false(w->orphan.there);
+	assert_false(folder_exists(w, "guests"));
 }
 
 static void test_agent_restart(void **state)
@@ -540,7 +643,9 @@ int main(void)
 		T(test_restart_policies),
 		T(test_epochs),
 		T(test_removed),
-		T(test_keep_disk),
+		T(test_orphan),
+		T(test_set_aside),
+		T(test_orphan_unused),
 		T(test_agent_restart),
 		T(test_dies_anywhere),
 		T(test_live_change),

@@ -1,4 +1,5 @@
 /* Hosts that are lost: what becomes of their guests, and when. */
+#include "scheduler/core/orphan.h"
 #include "tests/unit/scheduler/core/corekit.h"
 
 static void silence(struct world *w, uint64_t ms)
@@ -97,6 +98,134 @@ static void test_wait_and_recover(void **state)
 	world_close(&w);
 }
 
+/* As serve does: what it has of guests, then of orphans. */
+static void back_with(struct world *w, uint64_t uid, uint64_t epoch, uint64_t orphan)
+{
+	struct core_orphan_facts facts = {
+		.uid = uid, .epoch = orphan, .name = "lab/web-1", .bytes = 4096};
+
+	back(w, uid, epoch, CORE_RUNNING);
+	core_orphans_observed(w->core, "h1", &facts, orphan > 0, true, &w->out);
+	check(w);
+}
+
+static void say_orphan(struct world *w, uint64_t uid, uint64_t epoch, bool gone)
+{
+	struct core_orphan_facts facts = {
+		.uid = uid, .epoch = epoch, .name = "lab/web-1", .bytes = 4096, .gone = gone};
+	struct core_observed seen = {.uid = uid, .epoch = epoch, .gone = true, .reason = ""};
+
+	core_out_reset(&w->out);
+	unit_ok(core_observe(w->core, "h1", &seen, 1, w->now, &w->out, &w->err), &w->err);
+	core_orphans_observed(w->core, "h1", &facts, 1, false, &w->out);
+	check(w);
+}
+
+static void delete_lab(struct world *w)
+{
+	struct core_plan plan = {0};
+
+	core_out_reset(&w->out);
+	unit_ok(core_delete(w->core, "lab", false, w->now, &plan, &w->out, &w->err), &w->err);
+	core_plan_free(&plan);
+	check(w);
+}
+
+static void test_orphan(void **state)
+{
+	const struct core_orphan *o;
+	const struct core_guest *g;
+	uint64_t epoch, reserved;
+	struct world w;
+	struct lab lab;
+
+	(void)state;
+	g = one(&w, &lab, CORE_LOSS_RESTART);
+	epoch = g->epoch;
+	assert_null(core_orphans(w.core));
+	silence(&w, 4000);
+	silence(&w, 1500);
+	o = core_orphan(w.core, epoch);
+	assert_non_null(o);
+	assert_int_equal(o->state, CORE_ORPHAN_EXPECTED);
+	assert_string_equal(o->host, "h1");
+	assert_true(orphan_wanted(w.core, epoch));
+	assert_false(orphan_wanted(w.core, g->epoch));
+	/* It is back, and still has it as a guest; then as an orphan. */
+	back_with(&w, g->uid, epoch, 0);
+	assert_int_equal(core_orphan(w.core, epoch)->state, CORE_ORPHAN_EXPECTED);
+	reserved = core_host(w.core, "h1")->disk_reserved;
+	say_orphan(&w, g->uid, epoch, false);
+	assert_int_equal(core_orphan(w.core, epoch)->state, CORE_ORPHAN_KEPT);
+	assert_int_equal(core_host(w.core, "h1")->disk_reserved, reserved + 4096);
+	/* Another hello; the user deletes the guest: what is kept stays. */
+	back_with(&w, 0, 0, epoch);
+	delete_lab(&w);
+	assert_non_null(core_orphan(w.core, epoch));
+	assert_int_equal(core_prune(w.core, 99, &w.out, &w.err), -ENOENT);
+	core_out_reset(&w.out);
+	unit_ok(core_prune(w.core, epoch, &w.out, &w.err), &w.err);
+	assert_int_equal(actions(&w, CORE_TELL_PRUNE), 1);
+	assert_int_equal(core_host(w.core, "h1")->disk_reserved, reserved + 4096);
+	/* Told again for as long as it is there. */
+	say_orphan(&w, g->uid, epoch, false);
+	assert_int_equal(actions(&w, CORE_TELL_PRUNE), 1);
+	say_orphan(&w, g->uid, epoch, true);
+	assert_null(core_orphan(w.core, epoch));
+	assert_int_equal(core_host(w.core, "h1")->disk_reserved, reserved);
+	world_close(&w);
+}
+
+/* Deleted before its host is back: nobody wants its disk.  And one that its host never had
+ * is forgotten. */
+static void test_orphan_not_wanted(void **state)
+{
+	const struct core_guest *g;
+	uint64_t epoch;
+	struct world w;
+	struct lab lab;
+
+	(void)state;
+	g = one(&w, &lab, CORE_LOSS_RESTART);
+	epoch = g->epoch;
+	silence(&w, 4000);
+	silence(&w, 1500);
+	assert_true(orphan_wanted(w.core, epoch));
+	delete_lab(&w);
+	assert_null(core_orphan(w.core, epoch));
+	world_close(&w);
+	g = one(&w, &lab, CORE_LOSS_RESTART);
+	epoch = g->epoch;
+	silence(&w, 4000);
+	silence(&w, 1500);
+	back_with(&w, 77, 1, 0);
+	assert_null(core_orphan(w.core, epoch));
+	world_close(&w);
+}
+
+/* Placed again where it was: told of it when its host has made way. */
+static void test_back_where_it_was(void **state)
+{
+	const struct core_guest *g;
+	uint64_t epoch;
+	struct world w;
+	struct lab lab;
+
+	(void)state;
+	g = one(&w, &lab, CORE_LOSS_RESTART);
+	epoch = g->epoch;
+	unit_ok(core_cordon(w.core, "h2", true, w.now, &w.out, &w.err), &w.err);
+	silence(&w, 4000);
+	silence(&w, 1500);
+	assert_null(g->host);
+	back_with(&w, g->uid, epoch, 0);
+	assert_string_equal(g->host->name, "h1");
+	assert_true(orphan_wanted(w.core, epoch));
+	say_orphan(&w, g->uid, epoch, false);
+	assert_int_equal(actions(&w, CORE_TELL_GUEST), 1);
+	world_close(&w);
+}
+
 static void test_none(void **state)
 {
 	const struct core_guest *g;
@@ -168,6 +297,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_restart),
 		cmocka_unit_test(test_wait_and_recover),
+		cmocka_unit_test(test_orphan),
+		cmocka_unit_test(test_orphan_not_wanted),
+		cmocka_unit_test(test_back_where_it_was),
 		cmocka_unit_test(test_none),
 		cmocka_unit_test(test_policy_changed_just_now),
 		cmocka_unit_test(test_stopped),

@@ -1,0 +1,142 @@
+/* Records that are there and cannot be read are never taken for missing: that would cost a
+ * disk.
+ *
+ * LDFLAGS: -Wl,--wrap=fs_read
+ */
+#include "node-agent/movedisk.h"
+#include "tests/unit/node-agent/schedkit.h"
+
+static const char *broken; /* paths with this in them cannot be read */
+
+int __real_fs_read(const char *path, size_t limit, struct buf *out, struct err *err);
+int __wrap_fs_read(const char *path, size_t limit, struct buf *out, struct err *err);
+int __wrap_fs_read(const char *path, size_t limit, struct buf *out, struct err *err)
+{
+	if (broken && strstr(path, broken))
+		return err_set(err, -EIO, "%s: planted", path);
+	return __real_fs_read(path, limit, out, err);
+}
+
+static void put(const struct world *w, const char *name, const void *data, size_t size)
+{
+	char path[PATH_MAX], *slash;
+
+	assert_int_equal(
+		str_format(path, sizeof(path), "%s/%s", w->config.state, name) < 0, false);
+	slash = strrchr(path, '/');
+	*slash = '\0';
+	assert_int_equal(fs_mkdirs(path, 0700, NULL), 0);
+	*slash = '/';
+	assert_int_equal(fs_write_atomic(path, data, size, 0600, NULL), 0);
+}
+
+static bool there(const struct world *w, const char *name)
+{
+	char path[PATH_MAX];
+
+	(void)str_format(path, sizeof(path), "%s/%s", w->config.state, name);
+	return access(path, F_OK) == 0;
+}
+
+/* The agent does not start while NAME cannot be read, and leaves KEPT alone. */
+static void refuses(struct world *w, const char *name, const char *kept)
+{
+	const struct driver driver = {.ops = &fake_ops, .self = &w->fake};
+	struct err err = ERR_INIT;
+
+	loop_down(w);
+	loop_up(w);
+	broken = name;
+	assert_int_equal(agent_open(&w->config, w->loop, w->zctx, &driver, &w->agent, &err), -EIO);
+	assert_non_null(strstr(err_msg(&err), "planted"));
+	broken = NULL;
+	assert_true(there(w, kept));
+	restart_all(w);
+	assert_true(there(w, kept));
+}
+
+static void test_kept(void **state)
+{
+	struct world *w = *state;
+	Um__AgentGuest local = UM__AGENT_GUEST__INIT;
+	uint8_t packed[64];
+
+	local.disk_generation = 1;
+	local.runs = 3;
+	put(w, "kept/0000000000000001/local.pb", packed, um__agent_guest__pack(&local, packed));
+	put(w, "kept/0000000000000001/cow", "written", 7);
+	until(w, is_here, NULL);
+	broken = "kept/0000000000000001/local.pb";
+	(void)want(w, 0);
+	say_all(w);
+	assert_false(within(w, 500, never, NULL));
+	assert_true(there(w, "kept/0000000000000001/cow"));
+	broken = NULL;
+	until(w, is_ready, UID(1));
+	assert_int_equal(w->fake.fresh, 0);
+	assert_true(there(w, "guests/0000000000000001/cow"));
+}
+
+static void put_seal(struct world *w)
+{
+	static uint8_t digest[MOVE_DIGEST];
+	Um__MoveSeal seal = UM__MOVE_SEAL__INIT;
+	uint8_t packed[128];
+
+	seal.move = 5;
+	seal.digest = (ProtobufCBinaryData){.len = sizeof(digest), .data = digest};
+	put(w, "moves/0000000000000005/sealed.pb", packed, um__move_seal__pack(&seal, packed));
+	put(w, "moves/0000000000000005/cow", "moved", 5);
+}
+
+static void test_moves(void **state)
+{
+	struct world *w = *state;
+
+	until(w, is_here, NULL);
+	put(w, "moves/0000000000000005/offer.pb", "", 0);
+	put_seal(w);
+	refuses(w, "moves/0000000000000005/offer.pb", "moves/0000000000000005/cow");
+	/* Without a good offer, and not known whether it is whole. */
+	refuses(w, "moves/0000000000000005/sealed.pb", "moves/0000000000000005/cow");
+	/* One that was never whole is nobody's. */
+	put(w, "moves/0000000000000006/cow", "half", 4);
+	restart_all(w);
+	assert_false(there(w, "moves/0000000000000006"));
+	assert_true(there(w, "moves/0000000000000005/cow"));
+}
+
+static void test_orphans(void **state)
+{
+	struct world *w = *state;
+	Um__OrphanDisk disk = UM__ORPHAN_DISK__INIT;
+	uint8_t packed[128];
+
+	until(w, is_here, NULL);
+	disk.uid = 1;
+	disk.epoch = 7;
+	disk.name = (char *)(uintptr_t) "lab/a";
+	put(w, "orphans/0000000000000007/orphan.pb", packed,
+		um__orphan_disk__pack(&disk, packed));
+	put(w, "orphans/0000000000000007/cow", "written", 7);
+	put(w, "orphans/0000000000000007/runner.pb", "left", 4);
+	put(w, "orphans/0000000000000008.gone/cow", "pruned", 6);
+	refuses(w, "orphans/0000000000000007/orphan.pb", "orphans/0000000000000007/cow");
+	until(w, is_here, NULL);
+	assert_true(w->orphan.there && w->orphan.epoch == 7);
+	assert_false(there(w, "orphans/0000000000000007/runner.pb"));
+	assert_false(there(w, "orphans/0000000000000008.gone"));
+}
+
+#define T(test) cmocka_unit_test_setup_teardown(test, world_setup, world_teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(test_kept),
+		T(test_moves),
+		T(test_orphans),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
