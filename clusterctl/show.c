@@ -32,8 +32,8 @@ static const char *const migration_columns[] = {
 	"GUEST", "FROM", "TO", "STATE", "ROUND", "SENT", "LEFT", "AGE", "REASON"};
 static const char *const orphan_columns[] = {
 	"GUEST", "HOST", "STATE", "SIZE", "AGE", "EPOCH", "REASON"};
-static const char *const orphan_wide[] = {"GUEST", "HOST", "STATE", "SIZE", "AGE", "EPOCH",
-	"REASON", "UID", "RUNS", "DISK", "BASE"};
+static const char *const orphan_wide[] = {
+	"GUEST", "HOST", "STATE", "SIZE", "AGE", "EPOCH", "REASON", "UID", "RUNS", "DISK", "BASE"};
 static const char *const event_columns[] = {"AGE", "TYPE", "OBJECT", "HOST", "REASON", "MESSAGE"};
 
 #define FEATURES_SHOWN 3

@@ -100,6 +100,8 @@ struct driver_real_config {
 	uint16_t vxlan_port;
 };
 int driver_real_open(const struct driver_real_config *config, struct driver *out, struct err *err);
+/* Before the loop is freed. */
+void driver_real_stop(struct driver *driver);
 /* Leaves guests and devices as they are. */
 void driver_real_close(struct driver *driver);
 

@@ -390,6 +390,14 @@ int driver_real_open(const struct driver_real_config *config, struct driver *out
 	return 0;
 }
 
+void driver_real_stop(struct driver *driver)
+{
+	struct real *real = driver->self;
+
+	if (real)
+		fencer_stop(real->fencer);
+}
+
 void driver_real_close(struct driver *driver)
 {
 	struct real *real = driver->self;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -149,11 +150,34 @@ uint64_t fencer_left(const struct fencer *f)
 	return until > now ? until - now : 0;
 }
 
-void fencer_close(struct fencer *f)
+void fencer_stop(struct fencer *f)
 {
 	if (!f)
 		return;
 	loop_child_close(f->child);
+	f->child = NULL;
+}
+
+/* Who has the lock has written who it is. */
+void fencer_end(const char *state)
+{
+	char text[32] = "";
+	uint64_t pid;
+	int lock;
+
+	if (open_lock(state, &lock, NULL) < 0)
+		return;
+	if (flock(lock, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK &&
+		read(lock, text, sizeof(text) - 1) > 0 && str_u64(text, 2, INT32_MAX, &pid) == 0)
+		(void)kill((pid_t)pid, SIGKILL);
+	(void)close(lock);
+}
+
+void fencer_close(struct fencer *f)
+{
+	if (!f)
+		return;
+	fencer_stop(f);
 	if (f->lock >= 0)
 		(void)close(f->lock);
 	if (f->until)
@@ -181,22 +205,33 @@ static bool is_fenced(const char *dir)
 	return fenced;
 }
 
-static int fence_all(const char *state)
+static bool over(_Atomic uint64_t *until)
+{
+	return boot_ms() >= atomic_load(until);
+}
+
+/* KILL false: only looks, so that all that is needed is in memory.  False: the lease was
+ * renewed meanwhile; what the agent has started since must not be killed late. */
+static bool fence_all(const char *state, _Atomic uint64_t *until, bool kill_them)
 {
 	char guests[PATH_MAX], dir[PATH_MAX];
 	struct err err = ERR_INIT;
 	struct dirent *entry;
 	unsigned killed = 0;
+	bool renewed = false;
 	DIR *d;
 
 	if (fs_join(guests, sizeof(guests), state, "guests", NULL) < 0)
-		return 1;
+		return true;
 	d = opendir(guests);
 	while (d && (entry = readdir(d))) {
 		if (entry->d_name[0] == '.' ||
 			fs_join(dir, sizeof(dir), guests, entry->d_name, NULL) < 0 ||
-			!is_fenced(dir))
+			!is_fenced(dir) || !kill_them)
 			continue;
+		renewed = !over(until);
+		if (renewed)
+			break;
 		if (runnerctl_kill(dir, &err) < 0)
 			log_error(
 				"a guest cannot be fenced", LOG_STR("folder", dir), LOG_ERR(&err));
@@ -205,10 +240,12 @@ static int fence_all(const char *state)
 	}
 	if (d)
 		(void)closedir(d);
+	if (!kill_them || (renewed && !killed))
+		return !renewed;
 	log_warn("the lease has ended and no agent has renewed it: guests that may be started "
 		 "elsewhere are killed",
-		LOG_U64("folders", killed));
-	return 0;
+		LOG_U64("folders", killed), LOG_BOOL("renewed_meanwhile", renewed));
+	return !renewed;
 }
 
 /* The machine may be short of everything just then. */
@@ -221,7 +258,17 @@ static void be_hard_to_kill(void)
 		(void)close(fd);
 	}
 	(void)setpriority(PRIO_PROCESS, 0, -10);
-	(void)mlockall(MCL_CURRENT);
+	/* What is in memory now, not all that is mapped. */
+	(void)mlockall(MCL_CURRENT | MCL_ONFAULT);
+}
+
+static void write_pid(int lock)
+{
+	char text[32];
+	int n = snprintf(text, sizeof(text), "%d", (int)getpid());
+
+	if (ftruncate(lock, 0) == 0)
+		(void)!pwrite(lock, text, (size_t)n, 0);
 }
 
 int fencer_main(const char *state)
@@ -240,14 +287,19 @@ int fencer_main(const char *state)
 		log_error("the lease cannot be read", LOG_ERR(&err));
 		return 1;
 	}
+	write_pid(lock);
+	(void)fence_all(state, until, false);
 	be_hard_to_kill();
 	for (;;) {
 		uint64_t end = atomic_load(until);
 		struct timespec t = {
 			.tv_sec = (time_t)(end / 1000), .tv_nsec = (long)(end % 1000) * 1000000};
 
-		if (boot_ms() >= end)
-			return fence_all(state);
+		if (boot_ms() >= end) {
+			if (fence_all(state, until, true))
+				return 0;
+			continue;
+		}
 		(void)clock_nanosleep(CLOCK_BOOTTIME, TIMER_ABSTIME, &t, NULL);
 	}
 }

@@ -27,6 +27,10 @@ int fencer_open(const char *state, struct fencer **out, struct err *err);
 int fencer_renew(struct fencer *fencer, struct loop *loop, uint64_t ms, struct err *err);
 /* Milliseconds left; 0: none. */
 uint64_t fencer_left(const struct fencer *fencer);
+/* Before the loop is freed: the process goes on, nobody waits for its end. */
+void fencer_stop(struct fencer *fencer);
+/* Of a host that is purged: the process ends now. */
+void fencer_end(const char *state);
 /* The process goes on. */
 void fencer_close(struct fencer *fencer);
 

@@ -89,6 +89,7 @@ static int run(struct program *p, struct agentconf *config, struct err *err)
 		rc = loop_run(p->loop, err);
 	}
 	agent_stop(p->agent);
+	driver_real_stop(&p->driver);
 	loop_signal_close(p->term);
 	loop_signal_close(p->interrupt);
 	if (p->loop)

@@ -146,7 +146,8 @@ int orphans_record(const struct guest *g, uint8_t **record, size_t *size, struct
 
 static bool belongs(const char *name)
 {
-	static const char *const names[] = {".", "..", RECORD, "cow", "console.log", "console.log.1"};
+	static const char *const names[] = {
+		".", "..", RECORD, "cow", "console.log", "console.log.1"};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
 		if (strcmp(name, names[i]) == 0)

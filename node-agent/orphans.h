@@ -35,8 +35,8 @@ void orphans_free(struct orphans *orphans);
 int orphans_record(const struct guest *g, uint8_t **record, size_t *size, struct err *err);
 /* Makes the guest's folder DIR the orphan of RECORD.  1: done; 0: it has no disk.
  * -EEXIST: that epoch has one.  Pool. */
-int orphans_keep(struct agent *agent, const char *dir, const uint8_t *record, size_t size,
-	struct err *err);
+int orphans_keep(
+	struct agent *agent, const char *dir, const uint8_t *record, size_t size, struct err *err);
 /* The same on the loop's thread, when that is done. */
 void orphans_kept(struct orphans *orphans, const uint8_t *record, size_t size);
 

@@ -14,6 +14,7 @@
 #include "lib/log.h"
 #include "lib/proc.h"
 #include "node-agent/agent.h"
+#include "node-agent/fencer.h"
 #include "node-agent/overlay.h"
 
 #define END_MS 20000
@@ -108,8 +109,10 @@ int purge_all(const struct agentconf *config, struct err *err)
 		rc = overlay_purge(netns, err);
 	if (rc == 0)
 		rc = remove_groups(config, err);
-	if (rc == 0)
+	if (rc == 0) {
+		fencer_end(config->state);
 		rc = remove_state(config, err);
+	}
 	(void)close(lock);
 	if (rc == 0)
 		log_info("removed", LOG_STR("state", config->state));

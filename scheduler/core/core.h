@@ -371,8 +371,8 @@ enum core_kind {
 /* A record to be written, or deleted when it is no longer there. */
 struct core_dirty {
 	enum core_kind kind;
-	char key[CORE_NAME]; /* host or deployment name; guests' uids, moves' numbers, orphans' epochs:
-			      * 16 hex digits */
+	char key[CORE_NAME]; /* host or deployment name; guests' uids, moves' numbers, orphans'
+			      * epochs: 16 hex digits */
 };
 
 enum core_action_kind {
@@ -463,6 +463,9 @@ int core_observe(struct core *core, const char *host, const struct core_observed
 	size_t count, uint64_t now, struct core_out *out, struct err *err);
 /* Leases.  Returns the milliseconds until it should be called next. */
 uint64_t core_tick(struct core *core, uint64_t now, uint64_t mono, struct core_out *out);
+/* We stood still for MS up to MONO (stopped, suspended): what hosts said meanwhile is not
+ * read yet, so that time is not counted as their silence. */
+void core_slept(struct core *core, uint64_t ms, uint64_t mono);
 int core_cordon(struct core *core, const char *host, bool cordoned, uint64_t now,
 	struct core_out *out, struct err *err);
 /* Only a lost or joining host without guests: -EBUSY, -ENOENT. */
@@ -516,6 +519,9 @@ int core_guest_verb(struct core *core, uint64_t uid, enum core_verb verb, uint64
  * and MTUs), guests, moves (move.h); then core_loaded(). */
 struct core_meta {
 	uint64_t next_uid, next_epoch;
+	/* The longest lease that an agent may have been granted and still count on: durable
+	 * before it is granted. */
+	uint32_t lease_ms;
 };
 void core_meta(const struct core *core, struct core_meta *out);
 void core_load_meta(struct core *core, const struct core_meta *meta);

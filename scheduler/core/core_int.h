@@ -38,7 +38,8 @@ struct core {
 	uint32_t vni_cursor;
 	uint32_t auto_mtu; /* 0: to be computed */
 	struct core_meta meta;
-	bool place_due; /* room became free: try those that wait */
+	uint64_t granted_until; /* monotonic: leases of our predecessors have ended by then */
+	bool place_due;		/* room became free: try those that wait */
 	struct core_host *avoided;
 	struct core_move *moves;
 	uint32_t moves_ended;	    /* of them */
@@ -59,7 +60,7 @@ void out_log(struct core_out *out, const char *kind, const char *name, const cha
 /* loss.c: a host that was not heard of.  Returns the milliseconds until it should be
  * looked at again. */
 uint64_t loss_tick(struct core *core, struct core_host *host, uint64_t silent, uint64_t now,
-	struct core_out *out);
+	uint64_t mono, struct core_out *out);
 void loss_back(struct core_guest *guest, enum core_phase before, struct core_out *out);
 int loss_recover(
 	struct core *core, struct core_guest *guest, struct core_out *out, struct err *err);

@@ -337,7 +337,7 @@ uint64_t core_tick(struct core *core, uint64_t now, uint64_t mono, struct core_o
 		uint64_t silent = mono > host->seen_mono ? mono - host->seen_mono : 0;
 
 		if (host->state == CORE_HOST_LOST || silent >= lease) {
-			uint64_t wait = loss_tick(core, host, silent, now, out);
+			uint64_t wait = loss_tick(core, host, silent, now, mono, out);
 
 			if (wait < next)
 				next = wait;
@@ -357,6 +357,10 @@ uint64_t core_tick(struct core *core, uint64_t now, uint64_t mono, struct core_o
 			break;
 		}
 	}
+	if (core->meta.lease_ms > lease && mono >= core->granted_until) {
+		core->meta.lease_ms = (uint32_t)lease;
+		out_dirty(out, CORE_KIND_META, "meta");
+	}
 	move_tick(core, now, out);
 	avoided = avoid_tick(core, now, out);
 	if (avoided < next)
@@ -368,6 +372,17 @@ uint64_t core_tick(struct core *core, uint64_t now, uint64_t mono, struct core_o
 	if (core->retry_left)
 		return 1;
 	return next ? next : 1;
+}
+
+void core_slept(struct core *core, uint64_t ms, uint64_t mono)
+{
+	struct core_host *host;
+
+	DL_FOREACH (core->host_list, host) {
+		host->seen_mono += ms;
+		if (host->seen_mono > mono)
+			host->seen_mono = mono;
+	}
 }
 
 int core_cordon(struct core *core, const char *name, bool cordoned, uint64_t now,

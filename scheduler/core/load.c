@@ -211,10 +211,18 @@ int core_loaded(
 	struct core_deployment *deployment, *next;
 	struct core_guest *guest, *next_guest;
 	struct core_host *host;
+	uint64_t lease = core->config.lease_ms;
 
 	(void)now;
 	(void)err;
 	drain_loaded(core);
+	if (core->meta.lease_ms < lease) {
+		core->meta.lease_ms = (uint32_t)lease;
+		out_dirty(out, CORE_KIND_META, "meta");
+	}
+	/* With the same share of margin as ours. */
+	core->granted_until = mono + core->meta.lease_ms +
+			      core->meta.lease_ms * (uint64_t)core->config.margin_ms / lease;
 	DL_FOREACH (core->host_list, host)
 		host->seen_mono = mono;
 	/* What was being removed and had no host is gone by now. */

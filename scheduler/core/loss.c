@@ -82,7 +82,7 @@ static void release(struct core *core, struct core_host *host, struct core_out *
 }
 
 uint64_t loss_tick(struct core *core, struct core_host *host, uint64_t silent, uint64_t now,
-	struct core_out *out)
+	uint64_t mono, struct core_out *out)
 {
 	uint64_t sure = (uint64_t)core->config.lease_ms + core->config.margin_ms;
 
@@ -92,6 +92,9 @@ uint64_t loss_tick(struct core *core, struct core_host *host, uint64_t silent, u
 		return FOR_GOOD;
 	if (silent < sure)
 		return sure - silent;
+	/* One of our predecessors may have granted it a longer lease than ours. */
+	if (mono < core->granted_until)
+		return core->granted_until - mono;
 	release(core, host, out);
 	return FOR_GOOD;
 }

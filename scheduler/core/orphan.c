@@ -198,7 +198,8 @@ static void observe_one(struct core *core, const struct core_host *host,
 	if (fresh) {
 		o->state = CORE_ORPHAN_KEPT;
 		out_log(out, "guest", seen->name, "OrphanKept", true, host->name,
-			"the disk that it left on %s is kept: 'clusterctl get orphans', 'clusterctl "
+			"the disk that it left on %s is kept: 'clusterctl get orphans', "
+			"'clusterctl "
 			"prune'",
 			host->name);
 	}
@@ -255,8 +256,8 @@ int core_load_orphan(struct core *core, const char *host, enum core_orphan_state
 
 	if (get(core, facts->epoch) || facts->epoch > core->meta.next_epoch ||
 		!host_get(core, host) || state > CORE_ORPHAN_PRUNED)
-		return err_set(err, -EPROTO, "the orphan of %s on %s makes no sense", facts->name,
-			host);
+		return err_set(
+			err, -EPROTO, "the orphan of %s on %s makes no sense", facts->name, host);
 	o = add(core, host, state, facts);
 	if (!o)
 		return err_set(err, -ENOMEM, "memory is short");

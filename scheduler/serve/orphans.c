@@ -95,8 +95,7 @@ int orphans_restore(struct serve *s, const Um__StoredOrphan *r, struct err *err)
 
 	if (!convert(r->disk, &facts))
 		return err_set(err, -EBADMSG, "an orphan's record makes no sense");
-	return core_load_orphan(
-		s->core, r->host, (enum core_orphan_state)r->state, &facts, err);
+	return core_load_orphan(s->core, r->host, (enum core_orphan_state)r->state, &facts, err);
 }
 
 Um__OrphanInfo *orphans_view(const struct serve *s, const struct core_orphan *o, struct arena *a)
@@ -108,10 +107,10 @@ Um__OrphanInfo *orphans_view(const struct serve *s, const struct core_orphan *o,
 	um__orphan_info__init(out);
 	out->disk = disk_of(o, a);
 	out->host = arena_str(a, o->host);
-	out->state = arena_str(a, o->state == CORE_ORPHAN_PRUNED	? "pruned"
-				  : o->state == CORE_ORPHAN_EXPECTED	? "expected"
-				  : here				? "kept"
-									: "away");
+	out->state = arena_str(a, o->state == CORE_ORPHAN_PRUNED     ? "pruned"
+				  : o->state == CORE_ORPHAN_EXPECTED ? "expected"
+				  : here			     ? "kept"
+								     : "away");
 	return out;
 }
 

@@ -191,6 +191,7 @@ void records_op(
 		core_meta(s->core, &meta);
 		record.next_uid = meta.next_uid;
 		record.next_epoch = meta.next_epoch;
+		record.lease_ms = meta.lease_ms;
 		record.cluster_id = s->cluster_id;
 		op->key = "meta";
 		put(a, op, &record.base);
@@ -283,6 +284,7 @@ static int load_meta(void *arg, const char *key, const void *value, size_t size,
 		return bad(l, key);
 	meta.next_uid = r->next_uid;
 	meta.next_epoch = r->next_epoch;
+	meta.lease_ms = r->lease_ms;
 	core_load_meta(l->s->core, &meta);
 	(void)str_copy(l->s->cluster_id, sizeof(l->s->cluster_id), r->cluster_id);
 	um__stored_meta__free_unpacked(r, NULL);

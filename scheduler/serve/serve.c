@@ -13,23 +13,43 @@
 #define LEASE_DEFAULT_MS 5000u
 #define RETRY_MS 200u
 
+static void arm_tick(struct serve *s, uint64_t ms)
+{
+	s->tick_due = proc_mono_ms() + ms;
+	loop_timer_arm(s->tick, ms);
+}
+
+/* A process that was stopped, or whose machine was, wakes to its timers first: what its
+ * agents sent is still to be read. */
+static void check_slept(struct serve *s)
+{
+	uint64_t now = proc_mono_ms(), late = now > s->tick_due ? now - s->tick_due : 0;
+
+	if (late < s->config.lease_ms / 4)
+		return;
+	log_warn("the scheduler stood still: that is not counted as silence of hosts",
+		LOG_U64("ms", late));
+	core_slept(s->core, late, now);
+}
+
 static void on_tick(void *arg)
 {
 	struct serve *s = arg;
 	uint64_t next;
 
+	check_slept(s);
 	s->asked_us = proc_wall_us();
 	next = core_tick(s->core, proc_wall_ms(), proc_mono_ms(), &s->out);
 	if (s->out.dirty_count || s->out.log_count || s->out.action_count)
 		commit_event(s, NULL, NULL, NULL, 0);
 	agents_resync(s);
 	watch_catch_up(s);
-	loop_timer_arm(s->tick, next < 10000 ? next : 10000);
+	arm_tick(s, next < 10000 ? next : 10000);
 }
 
 void serve_tick_soon(struct serve *s)
 {
-	loop_timer_arm(s->tick, RETRY_MS);
+	arm_tick(s, RETRY_MS);
 }
 
 static const struct zsock_ops sock_ops = {.on_message = api_message, .on_bad = api_bad};
@@ -171,7 +191,7 @@ int serve_open(
 		rc = open_sockets(s, err);
 	if (rc < 0)
 		goto fail;
-	loop_timer_arm(s->tick, s->config.lease_ms / 2);
+	arm_tick(s, s->config.lease_ms / 2);
 	*out = s;
 	return 0;
 fail:

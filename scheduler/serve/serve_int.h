@@ -140,6 +140,7 @@ struct serve {
 	char cluster_id[40];
 	uint64_t started_at;
 	struct loop_timer *tick;
+	uint64_t tick_due; /* monotonic */
 
 	struct imgstore *images;
 	struct imgserve *imgserve;

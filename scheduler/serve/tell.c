@@ -321,8 +321,8 @@ static void add_remove(struct part *p, uint64_t uid, uint64_t epoch)
 	const struct core_orphan *o = core_orphan(p->s->core, epoch);
 	Um__GuestRemove *r = removal(p, uid, epoch);
 
-	r->keep_disk = o && o->state == CORE_ORPHAN_EXPECTED &&
-		       strcmp(o->host, p->agent->host) == 0;
+	r->keep_disk =
+		o && o->state == CORE_ORPHAN_EXPECTED && strcmp(o->host, p->agent->host) == 0;
 	if (r->keep_disk)
 		r->reason = arena_str(&p->a, o->facts.reason);
 	p->d.removed =
@@ -332,8 +332,7 @@ static void add_remove(struct part *p, uint64_t uid, uint64_t epoch)
 
 static void add_prune(struct part *p, uint64_t uid, uint64_t epoch)
 {
-	p->d.prune = more_room(
-		p, p->d.prune, p->d.n_prune, &p->prune_room, sizeof(*p->d.prune));
+	p->d.prune = more_room(p, p->d.prune, p->d.n_prune, &p->prune_room, sizeof(*p->d.prune));
 	p->d.prune[p->d.n_prune++] = removal(p, uid, epoch);
 }
 

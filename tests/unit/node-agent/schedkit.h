@@ -115,8 +115,7 @@ static inline void sched_orphans(struct world *w, Um__OrphanDisk **list, size_t 
 			.bytes = list[i]->cow_bytes,
 			.there = !list[i]->gone,
 			.gone = list[i]->gone};
-		(void)str_format(
-			w->orphan.reason, sizeof(w->orphan.reason), "%s", list[i]->reason);
+		(void)str_format(w->orphan.reason, sizeof(w->orphan.reason), "%s", list[i]->reason);
 		(void)str_format(w->orphan.path, sizeof(w->orphan.path), "%s", list[i]->path);
 		(void)str_format(w->orphan.base, sizeof(w->orphan.base), "%s", list[i]->base_path);
 	}

@@ -311,7 +311,8 @@ static void test_orphan(void **state)
 	char text[256], before[256], log[PATH_MAX];
 
 	(void)one(w);
-	(void)str_format(log, sizeof(log), "%s/guests/0000000000000001/console.log", w->config.state);
+	(void)str_format(
+		log, sizeof(log), "%s/guests/0000000000000001/console.log", w->config.state);
 	assert_int_equal(fs_write_atomic(log, "said", 4, 0600, NULL), 0);
 	say_removed(w, 10, true, false);
 	until(w, is_gone, UID(1));
@@ -323,7 +324,8 @@ static void test_orphan(void **state)
 	assert_non_null(strstr(w->orphan.path, "/orphans/000000000000000a/cow"));
 	assert_int_equal(access(w->orphan.base, R_OK), 0);
 	read_disk(w, before);
-	(void)str_format(log, sizeof(log), "%s/orphans/000000000000000a/console.log", w->config.state);
+	(void)str_format(
+		log, sizeof(log), "%s/orphans/000000000000000a/console.log", w->config.state);
 	assert_int_equal(access(log, R_OK), 0);
 	/* Its base image is held by nobody else. */
 	assert_int_equal(imgstore_info(w->agent->store, w->image, &info, NULL), 0);

@@ -21,8 +21,7 @@ static void put(const struct world *w, const char *name, const void *data, size_
 {
 	char path[PATH_MAX], *slash;
 
-	assert_int_equal(
-		str_format(path, sizeof(path), "%s/%s", w->config.state, name) < 0, false);
+	assert_int_equal(str_format(path, sizeof(path), "%s/%s", w->config.state, name) < 0, false);
 	slash = strrchr(path, '/');
 	*slash = '\0';
 	assert_int_equal(fs_mkdirs(path, 0700, NULL), 0);
@@ -116,8 +115,7 @@ static void test_orphans(void **state)
 	disk.uid = 1;
 	disk.epoch = 7;
 	disk.name = (char *)(uintptr_t) "lab/a";
-	put(w, "orphans/0000000000000007/orphan.pb", packed,
-		um__orphan_disk__pack(&disk, packed));
+	put(w, "orphans/0000000000000007/orphan.pb", packed, um__orphan_disk__pack(&disk, packed));
 	put(w, "orphans/0000000000000007/cow", "written", 7);
 	put(w, "orphans/0000000000000007/runner.pb", "left", 4);
 	put(w, "orphans/0000000000000008.gone/cow", "pruned", 6);

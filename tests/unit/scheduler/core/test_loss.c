@@ -169,7 +169,7 @@ static void test_orphan(void **state)
 	assert_int_equal(core_host(w.core, "h1")->disk_reserved, reserved + 4096);
 	/* Told again for as long as it is there. */
 	say_orphan(&w, g->uid, epoch, false);
-	assert_int_equal(actions(&w, CORE_TELL_PRUNE), 1);
+	assert_true(actions(&w, CORE_TELL_PRUNE) > 0);
 	say_orphan(&w, g->uid, epoch, true);
 	assert_null(core_orphan(w.core, epoch));
 	assert_int_equal(core_host(w.core, "h1")->disk_reserved, reserved);
@@ -223,6 +223,73 @@ static void test_back_where_it_was(void **state)
 	assert_true(orphan_wanted(w.core, epoch));
 	say_orphan(&w, g->uid, epoch, false);
 	assert_int_equal(actions(&w, CORE_TELL_GUEST), 1);
+	world_close(&w);
+}
+
+/* A predecessor may have granted a longer lease: that is waited for, once. */
+static void test_longer_lease(void **state)
+{
+	const struct core_guest *g;
+	struct core_meta meta;
+	struct world w;
+	struct lab lab;
+
+	(void)state;
+	g = one(&w, &lab, CORE_LOSS_RESTART);
+	core_meta(w.core, &meta);
+	meta.lease_ms = 20000;
+	core_load_meta(w.core, &meta);
+	core_out_reset(&w.out);
+	unit_ok(core_loaded(w.core, w.now, w.now, &w.out, &w.err), &w.err);
+	silence(&w, 4000);
+	silence(&w, 2000);
+	assert_int_equal(core_host(w.core, "h1")->state, CORE_HOST_LOST);
+	assert_string_equal(g->host->name, "h1");
+	for (unsigned ms = 6000; ms < 21000; ms += 1000) {
+		silence(&w, 1000);
+		assert_string_equal(g->host->name, "h1");
+	}
+	silence(&w, 999);
+	assert_string_equal(g->host->name, "h1");
+	silence(&w, 1);
+	assert_string_equal(g->host->name, "h2");
+	/* From now on ours is the longest. */
+	core_meta(w.core, &meta);
+	assert_int_equal(meta.lease_ms, 5000);
+	/* A shorter one before us is nothing to wait for; ours is noted before it is granted. */
+	meta.lease_ms = 1000;
+	core_load_meta(w.core, &meta);
+	core_out_reset(&w.out);
+	unit_ok(core_loaded(w.core, w.now, w.now, &w.out, &w.err), &w.err);
+	core_meta(w.core, &meta);
+	assert_int_equal(meta.lease_ms, 5000);
+	assert_int_equal(w.out.dirty_count, 1);
+	assert_int_equal(w.out.dirty[0].kind, CORE_KIND_META);
+	world_close(&w);
+}
+
+/* Time in which the scheduler stood still is nobody's silence. */
+static void test_slept(void **state)
+{
+	const struct core_guest *g;
+	struct world w;
+	struct lab lab;
+
+	(void)state;
+	g = one(&w, &lab, CORE_LOSS_RESTART);
+	silence(&w, 1000);
+	w.now += 60000;
+	core_slept(w.core, 59500, w.now);
+	(void)core_tick(w.core, w.now, w.now, &w.out);
+	check(&w);
+	assert_int_equal(core_host(w.core, "h1")->state, CORE_HOST_UP);
+	assert_int_equal(core_host(w.core, "h2")->state, CORE_HOST_UP);
+	silence(&w, 3400);
+	assert_int_equal(core_host(w.core, "h1")->state, CORE_HOST_SUSPECT);
+	silence(&w, 100);
+	assert_int_equal(core_host(w.core, "h1")->state, CORE_HOST_LOST);
+	silence(&w, 500);
+	assert_string_equal(g->host->name, "h2");
 	world_close(&w);
 }
 
@@ -300,6 +367,8 @@ int main(void)
 		cmocka_unit_test(test_orphan),
 		cmocka_unit_test(test_orphan_not_wanted),
 		cmocka_unit_test(test_back_where_it_was),
+		cmocka_unit_test(test_longer_lease),
+		cmocka_unit_test(test_slept),
 		cmocka_unit_test(test_none),
 		cmocka_unit_test(test_policy_changed_just_now),
 		cmocka_unit_test(test_stopped),
