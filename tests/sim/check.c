@@ -5,11 +5,13 @@
 #include <string.h>
 #include <utlist.h>
 
+#include "scheduler/core/drain.h"
 #include "scheduler/core/move.h"
 #include "scheduler/serve/serve_int.h"
 #include "tests/sim/guests.h"
 #include "tests/sim/hosts.h"
 #include "tests/sim/labs.h"
+#include "tests/sim/simplan.h"
 
 struct sim_given {
 	uint64_t number, to;
@@ -193,6 +195,15 @@ void check_loaded(struct serve *s)
 		if (client_knows(lab, NULL) == CLIENT_GONE && d && !d->deleting)
 			sim_fail("%s was deleted, the user was told so, and it is back", name);
 	}
+	for (uint32_t i = 1; i < sim->machine_count; i++) {
+		const struct core_host *h = core_host(s->core, sim->machines[i].name);
+
+		if (client_knows_drain(i) == CLIENT_THERE && (!h || !h->drain))
+			sim_fail("the drain of %s was begun, and is forgotten",
+				sim->machines[i].name);
+		if (client_knows_drain(i) == CLIENT_GONE && h && h->drain)
+			sim_fail("the drain of %s was ended, and is back", sim->machines[i].name);
+	}
 }
 
 /* ---------------------------------------------------------------- in the end */
@@ -283,6 +294,42 @@ static bool guest_settled(const struct serve *s, const struct core_guest *g, str
 	return true;
 }
 
+/* Who stays on a host that is being emptied cannot leave it: by the core's own judgement,
+ * and, for plain needs, by none of its means. */
+static bool drain_settled(const struct serve *s, const struct sim_machine *m, struct missing *miss_)
+{
+	const struct core_migrate how = {.to = "", .dry_run = true};
+	const struct core_host *h = core_host(s->core, m->name), *to;
+	const struct core_guest *g;
+
+	if (!h->drain)
+		return m->index != simplan_emptied(sim->plan) ||
+		       miss(miss_, "%s is not being emptied", m->name);
+	if (!h->cordoned)
+		return miss(miss_, "%s is being emptied and takes guests", m->name);
+	if (h->drain->ended_at && (h->guests || h->held_count))
+		return miss(miss_, "%s is said to be empty and has guests", m->name);
+	if (!h->drain->ended_at && !h->guests && !h->held_count)
+		return miss(miss_, "%s is empty, and nobody says so", m->name);
+	DL_FOREACH2(h->guests, g, host_next)
+	{
+		struct core_migrate_plan plan;
+		struct core_out out = {0};
+		struct err err = ERR_INIT;
+
+		if (core_migrate(s->core, g->uid, &how, 0, &plan, &out, &err) == 0)
+			return miss(miss_,
+				"%s is still on %s, which is emptied, though %s has room", g->name,
+				m->name, plan.to);
+		to = host_for(s, g);
+		if (to)
+			return miss(miss_,
+				"%s stays on %s, which is emptied (%s), though %s has room",
+				g->name, m->name, err_msg(&err), to->name);
+	}
+	return true;
+}
+
 static bool files_settled(const struct serve *s, const struct sim_machine *m, struct missing *miss_)
 {
 	char path[64];
@@ -329,7 +376,8 @@ bool check_settled(char *why, size_t size)
 			return miss(&m, "%s still moves from %s to %s (%s)", v->name, v->source,
 				v->target, core_move_phase_name(v->phase));
 	for (size_t i = 1; i < sim->machine_count; i++)
-		if (!files_settled(s, &sim->machines[i], &m))
+		if (!files_settled(s, &sim->machines[i], &m) ||
+			!drain_settled(s, &sim->machines[i], &m))
 			return false;
 	return true;
 }

@@ -36,6 +36,7 @@ struct sim_client {
 		uint32_t variant; /* last asked for */
 		bool wanted;
 	} labs[LABS_MAX];
+	enum client_sure *drains; /* of each machine */
 };
 
 static void next(struct sim_client *c);
@@ -58,6 +59,7 @@ struct request {
 	Um__GuestAction action;
 	Um__HostAction host;
 	Um__MigrateRequest migrate;
+	Um__DrainRequest drain;
 	Um__ArtefactInfo info;
 	Um__ArtefactCommit commit;
 	uint8_t artefact_id[32];
@@ -174,6 +176,21 @@ static void fill_artefact(struct request *r, bool kernel)
 	r->commit.replace = true;
 }
 
+static void fill_drain(struct request *r, const struct wish *w)
+{
+	um__drain_request__init(&r->drain);
+	(void)str_format(r->target, sizeof(r->target), "h%u", w->target);
+	r->drain.host = r->target;
+	r->drain.cancel = w->verb == USER_DRAIN_STOP;
+	r->drain.parallel = r->drain.cancel ? 0 : w->variant % 4;
+	r->drain.rate = r->drain.cancel || w->variant % 3 ? 0 : 1u << 20;
+}
+
+static bool is_drain(const struct wish *w)
+{
+	return w->verb == USER_DRAIN || w->verb == USER_DRAIN_STOP;
+}
+
 static void fill_target(struct request *r, const struct wish *w)
 {
 	r->targets[0] = r->target;
@@ -233,8 +250,14 @@ static void ask(struct sim_client *c, const struct wish *w)
 		env.body_case = UM__ENVELOPE__BODY_DELETE_REQUEST;
 		env.delete_request = &r->del;
 	} else {
-		fill_target(r, w);
-		if (w->verb == USER_MIGRATE || w->verb == USER_STAY) {
+		if (is_drain(w))
+			fill_drain(r, w);
+		else
+			fill_target(r, w);
+		if (is_drain(w)) {
+			env.body_case = UM__ENVELOPE__BODY_DRAIN_REQUEST;
+			env.drain_request = &r->drain;
+		} else if (w->verb == USER_MIGRATE || w->verb == USER_STAY) {
 			env.body_case = UM__ENVELOPE__BODY_MIGRATE_REQUEST;
 			env.migrate_request = &r->migrate;
 		} else if (w->verb >= USER_CORDON) {
@@ -248,6 +271,8 @@ static void ask(struct sim_client *c, const struct wish *w)
 	c->waiting = true;
 	if (!w->artefact && w->verb <= USER_DELETE)
 		c->labs[w->target].sure = CLIENT_UNSURE;
+	if (!w->artefact && w->verb >= USER_UNCORDON)
+		c->drains[w->target] = CLIENT_UNSURE;
 	(void)zsock_send(c->sock, NULL, &env, NULL, 0, NULL);
 	loop_timer_arm(c->timer, ANSWER_MS);
 	free(r);
@@ -276,6 +301,11 @@ static bool settled_by(struct sim_client *c, const struct wish *w, const Um__Env
 		k->wanted = false;
 		return true;
 	}
+	if (w->verb >= USER_UNCORDON && !refused)
+		c->drains[w->target] = w->verb == USER_DRAIN ? CLIENT_THERE : CLIENT_GONE;
+	/* It has to be so in the end: the host may not be back yet. */
+	if (w->verb == USER_DRAIN && w->settling)
+		return !refused;
 	/* Being deleted, or no such lab: it may become possible. */
 	return refused && w->verb <= USER_DELETE ? false : true;
 }
@@ -361,6 +391,11 @@ struct sim_client *client_new(void)
 		push(&(struct wish){.artefact = true, .target = kernel});
 	for (size_t i = 0; i < LABS_MAX; i++)
 		c->labs[i].sure = CLIENT_GONE;
+	c->drains = calloc(sim->machine_count, sizeof(*c->drains));
+	if (!c->drains)
+		abort();
+	for (size_t i = 0; i < sim->machine_count; i++)
+		c->drains[i] = CLIENT_GONE;
 	return c;
 }
 
@@ -376,6 +411,7 @@ void client_free(struct sim_client *c)
 	zctx_free(c->zctx);
 	sim->cur = NULL;
 	free(c->proc);
+	free(c->drains);
 	free(c);
 }
 
@@ -384,8 +420,9 @@ void client_do(uint32_t verb, uint32_t target, uint32_t variant)
 	push(&(struct wish){.verb = verb, .target = target, .variant = variant});
 }
 
-/* Whatever was left open is asked once more, and hosts are let in again. */
-void client_settle(void)
+/* Whatever was left open is asked once more, and hosts are let in again, but one in some
+ * runs: that is to be empty in the end. */
+void client_settle(uint32_t emptied)
 {
 	struct sim_client *c = sim->client;
 
@@ -399,6 +436,8 @@ void client_settle(void)
 			.target = i,
 			.variant = c->labs[i].variant,
 			.settling = true});
+	if (emptied)
+		push(&(struct wish){.verb = USER_DRAIN, .target = emptied, .settling = true});
 }
 
 bool client_idle(void)
@@ -411,4 +450,9 @@ enum client_sure client_knows(uint32_t lab, uint32_t *variant)
 	if (variant)
 		*variant = sim->client->labs[lab].variant;
 	return sim->client->labs[lab].sure;
+}
+
+enum client_sure client_knows_drain(uint32_t machine)
+{
+	return sim->client->drains[machine];
 }

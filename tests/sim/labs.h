@@ -15,7 +15,9 @@ enum user_verb {
 	USER_STAY,   /* cancels a move */
 	USER_CORDON, /* from here on of hosts */
 	USER_UNCORDON,
-	USER_HOST_REMOVE
+	USER_HOST_REMOVE,
+	USER_DRAIN,
+	USER_DRAIN_STOP
 };
 
 #endif

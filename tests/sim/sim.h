@@ -242,10 +242,12 @@ const struct bug_text *bug_list(size_t *count);
 struct sim_client *client_new(void);
 void client_free(struct sim_client *client);
 void client_do(uint32_t what, uint32_t lab, uint32_t variant);
-void client_settle(void);
+void client_settle(uint32_t emptied); /* machine; 0: none */
 bool client_idle(void);
 /* For check_end(): the deployment as the user knows it. */
 enum client_sure { CLIENT_UNSURE, CLIENT_GONE, CLIENT_THERE };
 enum client_sure client_knows(uint32_t lab, uint32_t *variant);
+/* That machine's host is being emptied, as the user was told. */
+enum client_sure client_knows_drain(uint32_t machine);
 
 #endif

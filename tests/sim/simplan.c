@@ -41,6 +41,7 @@ struct sim_plan {
 	uint64_t seed;
 	uint32_t hosts;
 	uint64_t end;
+	uint32_t emptied; /* in the end */
 	struct item *items;
 	size_t count, room;
 	struct plan_outcome outcome;
@@ -121,6 +122,26 @@ static void users(struct sim_plan *p, struct dice *d, uint64_t count, uint32_t l
 	}
 }
 
+/* Some users empty hosts, and change their minds. */
+static void drainers(struct sim_plan *p, struct dice *d)
+{
+	uint64_t count = range(d, 0, 2) ? 0 : range(d, 1, 8);
+
+	if (p->hosts < 2 || p->hosts >= 50)
+		return;
+	for (uint64_t i = 0; i < count; i++) {
+		struct item *item = add(p, d, DO_USER);
+		uint64_t roll_ = range(d, 0, 5);
+
+		item->verb = roll_ < 3 ? USER_DRAIN : roll_ == 3 ? USER_DRAIN_STOP : USER_UNCORDON;
+		item->variant = (uint32_t)range(d, 0, LAB_VARIANTS - 1);
+		/* Mostly one and the same. */
+		item->machine = range(d, 0, 2) ? 1 : (uint32_t)range(d, 1, p->hosts);
+	}
+	if (count || range(d, 0, 3) == 0)
+		p->emptied = (uint32_t)range(d, 1, p->hosts);
+}
+
 /* Each run has a character of its own: some kinds of trouble often, others never. */
 static void fate(struct sim_plan *p, struct dice *d, uint64_t count)
 {
@@ -180,6 +201,7 @@ struct sim_plan *simplan_make(uint64_t seed, const struct sim_options *options)
 	}
 	users(p, &d, range(&d, 2, 25), (uint32_t)range(&d, 1, 4));
 	fate(p, &d, range(&d, 0, 3) ? range(&d, 0, 30) : 0);
+	drainers(p, &d);
 	return p;
 }
 
@@ -198,7 +220,8 @@ void simplan_free(struct sim_plan *p)
 /* ---------------------------------------------------------------- carrying it out */
 
 static const char *const verbs[] = {"apply", "delete", "stop", "start", "restart",
-	"migrate a guest of", "cancel the move of a guest of", "cordon", "uncordon", "host rm"};
+	"migrate a guest of", "cancel the move of a guest of", "cordon", "uncordon", "host rm",
+	"drain", "end the drain of"};
 
 static const char *machine_name(uint32_t machine, char text[16])
 {
@@ -422,6 +445,11 @@ void simplan_begin(struct sim_plan *p)
 	}
 }
 
+uint32_t simplan_emptied(const struct sim_plan *p)
+{
+	return p->emptied;
+}
+
 uint64_t simplan_end(const struct sim_plan *p)
 {
 	return p->end;
@@ -561,6 +589,9 @@ void simplan_print(const struct sim_plan *p, FILE *out)
 		describe(list[i], text, sizeof(text));
 		(void)fprintf(out, "%10.3f  %s\n", (double)list[i]->at / 1e6, text);
 	}
-	(void)fprintf(out, "%10.3f  all is healed\n", (double)p->end / 1e6);
+	(void)fprintf(out, "%10.3f  all is healed", (double)p->end / 1e6);
+	if (p->emptied)
+		(void)fprintf(out, "; then h%u is drained", p->emptied);
+	(void)fprintf(out, "\n");
 	free(list);
 }

@@ -14,6 +14,8 @@ void simplan_free(struct sim_plan *plan);
 /* Makes the machines and queues the items.  `sim` is set. */
 void simplan_begin(struct sim_plan *plan);
 uint64_t simplan_end(const struct sim_plan *plan); /* when all is healed */
+/* The machine that is drained in the end; 0: none. */
+uint32_t simplan_emptied(const struct sim_plan *plan);
 /* Ends all trouble that is under way. */
 void simplan_heal(void);
 

@@ -358,7 +358,7 @@ static void settle(void)
 	simplan_heal();
 	sim_note("all is healed");
 	until(sim->now + 5 * SIM_SECOND);
-	client_settle();
+	client_settle(simplan_emptied(sim->plan));
 	limit = sim->now + SETTLE;
 	while (!sim->failed && sim->now < limit) {
 		until(sim->now + LOOK);
