@@ -23,7 +23,7 @@ struct move {
 	Um__MoveState state;
 	char reason[GUESTS_REASON];
 	uint8_t digest[MOVE_DIGEST];
-	uint64_t frozen_at; /* wall clock */
+	uint64_t frozen_at; /* wall clock, when its stop began */
 	/* The source's. */
 	Um__MoveSource *source; /* owned */
 	struct movesend *send;

@@ -211,6 +211,7 @@ static void freeze(struct move *m, struct guest *g)
 		g->frozen_move = m->number;
 		g->frozen_epoch = g->assign->epoch;
 		g->revision++;
+		m->frozen_at = proc_wall_ms(); /* its clean stop is part of the time away */
 		log_info("freezing a guest", LOG_STR("guest", g->assign->name),
 			LOG_U64("move", m->number));
 		report_guest(g);
@@ -220,7 +221,8 @@ static void freeze(struct move *m, struct guest *g)
 	if (m->last || g->run || g->busy != GUEST_IDLE || g->saved_revision != g->revision)
 		return;
 	m->last = true;
-	m->frozen_at = proc_wall_ms();
+	if (!m->frozen_at)
+		m->frozen_at = proc_wall_ms();
 	crash_point("move-stopped");
 	moves_state(m, UM__MOVE_STATE__MOVE_FROZEN);
 	movesend_last(m->send, g->restarts, g->runs);
