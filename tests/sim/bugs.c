@@ -9,6 +9,7 @@
  * WRAP: index_moved
  * WRAP: guest_reserve
  * WRAP: core_host_hello
+ * WRAP: drains_restore
  */
 #include <string.h>
 
@@ -21,6 +22,7 @@ static const struct bug_text bugs[] = {
 	{"told-early", "scheduler: what was decided is told before it is durable"},
 	{"counters-forgotten", "scheduler: the counters of uids and epochs are not recorded"},
 	{"removal-unsaid", "scheduler: agents are not told that a guest must go"},
+	{"drain-forgotten", "scheduler: that a host is being emptied is not read again"},
 	{"hello-unread", "scheduler: what an agent has, by its hello, is not looked at"},
 	{"address-unnoted", "core: an address that was given is not noted as taken"},
 	{"index-stale", "core: the index does not hear of what a host gave away"},
@@ -61,6 +63,8 @@ WRAP(int, addrs_add, struct core_addrs *addrs, struct core_nic *nic, bool v6);
 WRAP(void, index_moved, struct core *core, struct core_host *host);
 WRAP(void, guest_reserve, struct core *core, struct core_guest *guest,
 	const struct core_groupspec *spec);
+WRAP(int, drains_restore, struct serve *s, const char *host, const Um__HostDrain *r,
+	struct err *err);
 WRAP(int, core_host_hello, struct core *core, const struct core_hostfacts *facts,
 	const struct core_observed *observed, size_t count, uint64_t now, uint64_t mono,
 	struct core_out *out, struct err *err);
@@ -111,6 +115,12 @@ void __wrap_guest_reserve(
 	__real_guest_reserve(core, guest, spec);
 	if (bug("room-early"))
 		guest_settle(core, guest);
+}
+
+int __wrap_drains_restore(
+	struct serve *s, const char *host, const Um__HostDrain *r, struct err *err)
+{
+	return bug("drain-forgotten") ? 0 : __real_drains_restore(s, host, r, err);
 }
 
 int __wrap_core_host_hello(struct core *core, const struct core_hostfacts *facts,
