@@ -134,14 +134,14 @@ static int begin(struct move *m, struct guest *g, struct err *err)
 		.epoch = s->epoch,
 		.disk_generation = g->disk_generation,
 		.image_id = g->assign->image->id.data,
-		.endpoint = s->target ? s->target->endpoint : "",
+		.endpoint = s->target->endpoint,
 		.secret_key = agent->keys.secret_key,
 		.public_key = agent->keys.public_key,
 		.rate = s->rate,
 		.max_downtime_ms = s->max_downtime_ms ? s->max_downtime_ms : DOWNTIME_MS};
 	int rc;
 
-	if (!s->target || s->target->pubkey.len != CURVE_KEY || !config.endpoint[0])
+	if (s->target->pubkey.len != CURVE_KEY || !config.endpoint[0])
 		return err_set(err, -EINVAL, "the target's agent takes no connections of others");
 	config.server_key = s->target->pubkey.data;
 	rc = fs_join(cow, sizeof(cow), g->dir, "cow", err);
@@ -257,6 +257,9 @@ void move_out_step(struct move *m)
 	}
 	g->moving = true;
 	if (!m->send) {
+		/* The target's agent is away: said again when it is back. */
+		if (!m->source->target)
+			return;
 		/* Its disk is being made, also when it is stopped: life comes here again. */
 		if (!g->disk_generation || g->busy == GUEST_DISK || guest_takes(g))
 			return;

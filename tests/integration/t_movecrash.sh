@@ -191,5 +191,15 @@ bed start "$from" "$to"
 settled "both agents killed in the middle" 'done'
 sent=$(($(received) - before))
 check "both agents killed in the middle: it went on from there: $sent bytes were sent for $whole" test "$sent" -lt $((whole * 125 / 100))
+
+# All three: nobody knows where the target is before it is back itself.
+next
+ctl migrate $G --to "$to" --rate 4M > "$STATE/out"
+check "half of it is copied again" wait_until 30 half
+bed kill scheduler "$from" "$to"
+bed start scheduler; bed start "$from"
+wait_until 10 sh -c "$BIN/clusterctl get hosts $from -o json | jq -e '.[0].state == \"up\"'"
+bed start "$to"
+settled "scheduler and both agents killed in the middle" 'done'
 check "delete" ctl delete m --wait
 finish

@@ -327,6 +327,7 @@ static inline void kit_kill(struct host *h)
 	assert_int_equal(kill(h->pid, SIGKILL), 0);
 	assert_int_equal(waitpid(h->pid, &status, 0), h->pid);
 	h->pid = 0;
+	h->here = false;
 }
 
 /* Ends it properly: with the sanitizer's look for leaks. */
@@ -425,7 +426,7 @@ static inline void kit_tell(struct world *w, struct host *h)
 		out.rate = w->rate;
 		peer.endpoint = target->endpoint;
 		peer.pubkey = (ProtobufCBinaryData){.len = 32, .data = target->key};
-		out.target = &peer;
+		out.target = target->here ? &peer : NULL;
 		d.moves_out = &outs;
 		d.n_moves_out = 1;
 	}
@@ -549,6 +550,8 @@ static inline void kit_hello(struct world *w, const struct zpeer *peer, const Um
 	kit_send_to(w, h, &out);
 	h->here = true;
 	kit_tell(w, h);
+	if (h == kit_target(w)) /* where it is reached is known from now on */
+		kit_tell(w, kit_source(w));
 }
 
 static inline void kit_message(void *arg, struct zsock *sock, const struct zpeer *peer,
