@@ -56,7 +56,7 @@ int cmd_recover(struct ctl *ctl, int argc, char **argv)
 	return guest_verb(ctl, argc, argv, UM__GUEST_VERB__GUEST_RECOVER);
 }
 
-static int host_verb(struct ctl *ctl, char **hosts, size_t count, Um__HostVerb verb)
+static int host_verb(struct ctl *ctl, char **hosts, size_t count, Um__HostVerb verb, bool force)
 {
 	Um__Envelope env = wire_env(0);
 	Um__HostAction r = UM__HOST_ACTION__INIT;
@@ -68,6 +68,7 @@ static int host_verb(struct ctl *ctl, char **hosts, size_t count, Um__HostVerb v
 	r.hosts = hosts;
 	r.n_hosts = count;
 	r.verb = verb;
+	r.force = force;
 	env.body_case = UM__ENVELOPE__BODY_HOST_ACTION;
 	env.host_action = &r;
 	return ctl_call(ctl, &env, CALL_MS, NULL, NULL, &err) < 0 ? ctl_fail_err(&err) : EXIT_OK;
@@ -82,7 +83,7 @@ static int cordon(struct ctl *ctl, int argc, char **argv, Um__HostVerb verb)
 		return -n;
 	if (n < 2)
 		return ctl_usage(ctl, "which host?");
-	return host_verb(ctl, argv + 1, (size_t)(n - 1), verb);
+	return host_verb(ctl, argv + 1, (size_t)(n - 1), verb, false);
 }
 
 int cmd_cordon(struct ctl *ctl, int argc, char **argv)
@@ -97,14 +98,15 @@ int cmd_uncordon(struct ctl *ctl, int argc, char **argv)
 
 int cmd_host(struct ctl *ctl, int argc, char **argv)
 {
-	const struct opt opts[] = {OPT_LAST};
+	bool force = false;
+	const struct opt opts[] = {{OPT_FLAG, "force", 0, &force}, OPT_LAST};
 	int n = opt_parse(ctl, argc, argv, opts, NULL);
 
 	if (n < 0)
 		return -n;
 	if (n < 3 || strcmp(argv[1], "rm") != 0)
-		return ctl_usage(ctl, "host rm HOST...");
-	return host_verb(ctl, argv + 2, (size_t)(n - 2), UM__HOST_VERB__HOST_REMOVE);
+		return ctl_usage(ctl, "host rm HOST... [--force]");
+	return host_verb(ctl, argv + 2, (size_t)(n - 2), UM__HOST_VERB__HOST_REMOVE, force);
 }
 
 static int print_token(void *arg, const Um__Envelope *env)

@@ -199,10 +199,16 @@ const struct verb verbs[] = {
 	{"uncordon", "place guests on hosts again", cmd_uncordon,
 		"usage: clusterctl uncordon HOST...\n"},
 	{"host", "forget hosts", cmd_host,
-		"usage: clusterctl host rm HOST...\n"
+		"usage: clusterctl host rm HOST... [--force]\n"
 		"\n"
 		"A host that is lost, or has not come back since the scheduler started, and has\n"
-		"no guests.  It may join again.\n"},
+		"no guests.  It may join again.\n"
+		"\n"
+		"  --force  a lost host with all that is there, as it never comes back: its "
+		"guests\n"
+		"           are started elsewhere, from their images, also persistent ones; its "
+		"key\n"
+		"           is refused from now on\n"},
 	{"image", "build, add, list and remove images", cmd_image,
 		"usage: clusterctl image build busybox [--name NAME] [--size SIZE] [--replace]\n"
 		"       clusterctl image add NAME --from FOLDER|TAR|RAW [--size SIZE] [--replace]\n"

@@ -241,6 +241,7 @@ static const struct {
 	{UM__ERROR_CODE__TIMEOUT, -ETIMEDOUT},
 	{UM__ERROR_CODE__NO_SPACE, -ENOSPC},
 	{UM__ERROR_CODE__UNPLACEABLE, -ERANGE},
+	{UM__ERROR_CODE__REMOVED, -ENODEV},
 };
 
 Um__ErrorCode wire_code_from_errno(int code)

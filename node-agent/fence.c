@@ -11,8 +11,9 @@
 struct fence {
 	struct agent *agent;
 	struct loop_timer *timer;
-	bool cut;   /* the lease has ended */
-	bool fresh; /* this agent has not heard the whole state yet */
+	bool cut;      /* the lease has ended */
+	bool expelled; /* from the cluster */
+	bool fresh;    /* this agent has not heard the whole state yet */
 	struct log_rate rate;
 };
 
@@ -20,6 +21,8 @@ bool fence_cuts(const struct guest *g)
 {
 	const struct fence *fence = g->agent->fence;
 
+	if (fence && g->assign && fence->expelled)
+		return true;
 	if (!fence || !g->assign || !g->assign->fenced)
 		return false;
 	if (fence->cut || (fence->fresh && !g->run))
@@ -31,7 +34,7 @@ bool fence_cuts(const struct guest *g)
 static void touch_all(struct agent *agent)
 {
 	for (struct guest *g = guests_first(agent->guests); g; g = guests_next(g)) {
-		if (!g->assign || !g->assign->fenced)
+		if (!g->assign)
 			continue;
 		g->retry_at = 0;
 		report_guest(g);
@@ -60,6 +63,15 @@ static void on_end(void *arg)
 	fence->cut = true;
 	kill_all(fence->agent);
 	log_warn("the lease ends unanswered: guests that may be started elsewhere are ended");
+	touch_all(fence->agent);
+}
+
+void fence_expel(struct fence *fence)
+{
+	if (fence->expelled)
+		return;
+	fence->expelled = true;
+	kill_all(fence->agent);
 	touch_all(fence->agent);
 }
 
@@ -116,6 +128,11 @@ void fence_renew(struct fence *fence, uint64_t left, uint64_t lease)
 
 void fence_lift(struct fence *fence)
 {
+	bool expelled = fence->expelled;
+
+	fence->expelled = false;
+	if (expelled)
+		touch_all(fence->agent);
 	if ((!fence->cut && !fence->fresh) || !loop_timer_armed(fence->timer))
 		return;
 	if (fence->cut)

@@ -32,6 +32,9 @@ void fence_free(struct fence *fence);
 void fence_renew(struct fence *fence, uint64_t left, uint64_t lease);
 /* The whole state was heard, under a lease: what is wanted may run. */
 void fence_lift(struct fence *fence);
+/* The cluster has given this host up for good, and started its guests elsewhere: all are
+ * ended, until it is welcome again. */
+void fence_expel(struct fence *fence);
 /* This guest must not run now. */
 bool fence_cuts(const struct guest *g);
 

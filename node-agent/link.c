@@ -251,6 +251,14 @@ static void welcome(struct link *link, const Um__AgentWelcome *w)
 	tick(link);
 }
 
+static void refused(struct link *link, const Um__Envelope *env, const struct err *err)
+{
+	log_error("the scheduler refuses this host", LOG_ERR(err));
+	if (env->body_case == UM__ENVELOPE__BODY_ERROR &&
+		env->error->code == UM__ERROR_CODE__REMOVED)
+		fence_expel(link->agent->fence);
+}
+
 static void on_welcome(void *arg, const Um__Envelope *env, const void *bulk, size_t bulk_size,
 	const struct err *err)
 {
@@ -264,7 +272,7 @@ static void on_welcome(void *arg, const Um__Envelope *env, const void *bulk, siz
 	if (env && env->body_case == UM__ENVELOPE__BODY_AGENT_WELCOME)
 		welcome(link, env->agent_welcome);
 	else if (env && err)
-		log_error("the scheduler refuses this host", LOG_ERR(err));
+		refused(link, env, err);
 }
 
 static int add_blob(void *arg, const struct imgstore_info *info)

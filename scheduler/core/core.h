@@ -468,8 +468,10 @@ uint64_t core_tick(struct core *core, uint64_t now, uint64_t mono, struct core_o
 void core_slept(struct core *core, uint64_t ms, uint64_t mono);
 int core_cordon(struct core *core, const char *host, bool cordoned, uint64_t now,
 	struct core_out *out, struct err *err);
-/* Only a lost or joining host without guests: -EBUSY, -ENOENT. */
-int core_host_remove(struct core *core, const char *host, struct core_out *out, struct err *err);
+/* Only a lost or joining host without guests and orphans; FORCE: a lost one with what it
+ * has, its guests are placed again, from their images.  -EBUSY, -ENOENT. */
+int core_host_remove(struct core *core, const char *host, bool force, uint64_t now,
+	struct core_out *out, struct err *err);
 
 enum core_op { CORE_UNCHANGED, CORE_CREATE, CORE_CHANGE, CORE_REPLACE, CORE_DELETE };
 struct core_plan_item {

@@ -410,23 +410,3 @@ int core_cordon(struct core *core, const char *name, bool cordoned, uint64_t now
 	place_pending(core, now, out);
 	return 0;
 }
-
-int core_host_remove(struct core *core, const char *name, struct core_out *out, struct err *err)
-{
-	struct core_host *host = host_get(core, name);
-
-	if (!host)
-		return err_set(err, -ENOENT, "no host '%s'", name);
-	if (host->guest_count)
-		return err_set(err, -EBUSY, "host %s has %u guests; delete or move them first",
-			name, host->guest_count);
-	if (host->state == CORE_HOST_UP || host->state == CORE_HOST_SUSPECT)
-		return err_set(err, -EBUSY, "host %s is up; stop its agent first", name);
-	if (host->held_count)
-		return err_set(err, -EBUSY, "host %s has a part in %u moves of guests", name,
-			host->held_count);
-	out_dirty(out, CORE_KIND_HOST, host->name);
-	out_log(out, "host", name, "Removed", false, name, "asked for by a user");
-	host_free(core, host);
-	return 0;
-}

@@ -368,17 +368,17 @@ static void guest_action(struct serve *s, const struct peer *from, const Um__Env
 	commit_event(s, from, &reply, NULL, 0);
 }
 
-static int act_on_host(struct serve *s, const char *host, Um__HostVerb verb, struct err *err)
+static int act_on_host(struct serve *s, const char *host, const Um__HostAction *r, struct err *err)
 {
 	uint64_t now = proc_wall_ms();
 
-	switch (verb) {
+	switch (r->verb) {
 	case UM__HOST_VERB__HOST_CORDON:
 		return core_cordon(s->core, host, true, now, &s->out, err);
 	case UM__HOST_VERB__HOST_UNCORDON:
 		return core_cordon(s->core, host, false, now, &s->out, err);
 	case UM__HOST_VERB__HOST_REMOVE:
-		return core_host_remove(s->core, host, &s->out, err);
+		return core_host_remove(s->core, host, r->force, now, &s->out, err);
 	default:
 		return err_set(err, -EINVAL, "this is done to no host");
 	}
@@ -399,7 +399,7 @@ static void host_action(struct serve *s, const struct peer *from, const Um__Enve
 		}
 	}
 	for (size_t i = 0; i < r->n_hosts; i++) {
-		if (act_on_host(s, r->hosts[i], r->verb, &err) < 0) {
+		if (act_on_host(s, r->hosts[i], r, &err) < 0) {
 			commit_event(s, NULL, NULL, NULL, 0);
 			serve_error(s, from, env->id, &err);
 			return;
@@ -407,7 +407,10 @@ static void host_action(struct serve *s, const struct peer *from, const Um__Enve
 	}
 	reply.body_case = UM__ENVELOPE__BODY_OK;
 	reply.ok = &ok;
-	commit_event(s, from, &reply, NULL, 0);
+	if (r->verb == UM__HOST_VERB__HOST_REMOVE && r->force)
+		auth_revoke(s, from, &reply, r->hosts, r->n_hosts);
+	else
+		commit_event(s, from, &reply, NULL, 0);
 }
 
 /* ---------------------------------------------------------------- the table */
@@ -480,9 +483,13 @@ void api_message(void *arg, struct zsock *sock, const struct zpeer *z, const Um_
 		if (e->body != env->body_case)
 			continue;
 		if (!(e->roles & 1u << role)) {
-			serve_refuse(s, &from, env->id, UM__ERROR_CODE__DENIED,
-				"the role '%s' may not send %s", auth_role_name(role),
-				wire_body_name(env->body_case));
+			if (role == ROLE_REMOVED)
+				serve_refuse(
+					s, &from, env->id, UM__ERROR_CODE__REMOVED, AUTH_REMOVED);
+			else
+				serve_refuse(s, &from, env->id, UM__ERROR_CODE__DENIED,
+					"the role '%s' may not send %s", auth_role_name(role),
+					wire_body_name(env->body_case));
 			return;
 		}
 		if (e->handler) {

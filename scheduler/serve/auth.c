@@ -16,6 +16,7 @@ static const char *const role_names[] = {
 	[ROLE_VIEWER] = "viewer",
 	[ROLE_OPERATOR] = "operator",
 	[ROLE_ADMIN] = "admin",
+	[ROLE_REMOVED] = "removed",
 };
 
 const char *auth_role_name(enum role role)
@@ -112,6 +113,28 @@ static void store_key(struct serve *s, struct key *key, const struct peer *to, U
 	arena_free(&a);
 }
 
+void auth_revoke(
+	struct serve *s, const struct peer *to, Um__Envelope *env, char **hosts, size_t count)
+{
+	struct store_op *ops = calloc(HASH_COUNT(s->keys_known) + 1, sizeof(*ops));
+	struct arena a = {0};
+	struct key *key, *next;
+	size_t n = 0;
+
+	if (!ops)
+		abort();
+	HASH_ITER (hh, s->keys_known, key, next)
+		for (size_t i = 0; key->role == ROLE_AGENT && i < count; i++) {
+			if (strcmp(key->name, hosts[i]) != 0)
+				continue;
+			key->role = ROLE_REMOVED;
+			records_key(s, key, &a, &ops[n++]);
+		}
+	commit_event(s, to, env, ops, n);
+	arena_free(&a);
+	free(ops);
+}
+
 /* An agent's own key, told under a join token's key. */
 void auth_join(struct serve *s, const struct peer *from, const Um__Envelope *env)
 {
@@ -131,7 +154,7 @@ void auth_join(struct serve *s, const struct peer *from, const Um__Envelope *env
 		return;
 	}
 	key = auth_find(s, r->pubkey.data);
-	if (key && key->role != ROLE_AGENT) {
+	if (key && key->role != ROLE_AGENT && key->role != ROLE_REMOVED) {
 		serve_refuse(s, from, env->id, UM__ERROR_CODE__CONFLICT,
 			"this key has another role already (%s)", auth_role_name(key->role));
 		return;

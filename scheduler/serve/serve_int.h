@@ -36,7 +36,19 @@ void **arena_list(struct arena *a, size_t n);
 
 /* ---------------------------------------------------------------- the state */
 
-enum role { ROLE_NONE, ROLE_JOIN, ROLE_AGENT, ROLE_VIEWER, ROLE_OPERATOR, ROLE_ADMIN };
+/* REMOVED: of a host that was given up; it is told so, and nothing else. */
+enum role {
+	ROLE_NONE,
+	ROLE_JOIN,
+	ROLE_AGENT,
+	ROLE_VIEWER,
+	ROLE_OPERATOR,
+	ROLE_ADMIN,
+	ROLE_REMOVED
+};
+#define AUTH_REMOVED                                                                           \
+	"this host was removed from the cluster and its guests were started elsewhere: purge " \
+	"it, and join it anew with a token"
 
 struct key {
 	uint8_t pubkey[CURVE_KEY];
@@ -263,6 +275,9 @@ int auth_add(struct serve *s, const uint8_t pubkey[CURVE_KEY], enum role role, c
 	uint64_t expires_at, struct key **out, struct err *err);
 void auth_join(struct serve *s, const struct peer *from, const Um__Envelope *env);
 void auth_token(struct serve *s, const struct peer *from, const Um__Envelope *env);
+/* The keys of these hosts' agents; with what was decided, and ENV as the answer. */
+void auth_revoke(
+	struct serve *s, const struct peer *to, Um__Envelope *env, char **hosts, size_t count);
 struct key *auth_find(const struct serve *s, const uint8_t pubkey[CURVE_KEY]);
 void auth_free(struct serve *s);
 

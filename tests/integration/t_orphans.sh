@@ -88,4 +88,21 @@ check "only what was kept is left" wait_until 60 orphans_are "orph/w $h kept"
 check "prune --all" ctl prune --all
 check "nothing is left" wait_until 30 orphans_are ""
 check "no folders on the hosts" wait_until 60 sh -c "[ -z \"\$(ls -d $STATE/bed/h?/state/guests/* $STATE/bed/h?/state/orphans/* 2> /dev/null)\" ]"
+
+# A host that is given up, with a guest that would wait for it, and comes back all the same.
+check "apply" ctl apply -f "$STATE/lab.yaml" --wait --timeout 180s
+h=$(guest_json orph/w host) uid=$(guest_json orph/w uid)
+check "a host that is up is not removed" sh -c "! $BIN/clusterctl host rm $h --force"
+bed cut "$h" > /dev/null 2>&1
+check "its host is lost" wait_until 30 host_state "$h" lost
+check "it is not removed with its guest" sh -c "$BIN/clusterctl host rm $h 2>&1 | grep -q orph/w"
+check "by force it is" wait_until 10 ctl host rm "$h" --force
+check "its guest runs elsewhere" wait_until 60 elsewhere orph/w "$h"
+check "all are ready" wait_until 60 lab_ready
+check "it goes on there while the host is cut off" pgrep -f -- "umlaut-guest --dir $STATE/bed/$h/state/guests/$uid"
+check "heal" bed heal "$h"
+check "the host is told" wait_until 30 grep -q "this host was removed from the cluster" "$STATE/bed/log/$h.log"
+check "its guest was ended there" wait_until 30 sh -c "! pgrep -f -- '[u]mlaut-guest --dir $STATE/bed/$h/state/guests/$uid'"
+equal "it is no host of the cluster" 0 "$(ctl get hosts -o name | grep -cx "$h")"
+check "delete" ctl delete orph --wait
 finish

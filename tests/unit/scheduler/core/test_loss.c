@@ -293,6 +293,55 @@ static void test_slept(void **state)
 	world_close(&w);
 }
 
+/* It never comes back: its guests start elsewhere, whatever their policy. */
+static void test_remove_by_force(void **state)
+{
+	const struct core_guest *g;
+	uint64_t epoch;
+	struct world w;
+	struct lab lab;
+
+	(void)state;
+	g = one(&w, &lab, CORE_LOSS_WAIT);
+	epoch = g->epoch;
+	assert_int_equal(core_host_remove(w.core, "h1", true, w.now, &w.out, &w.err), -EBUSY);
+	silence(&w, 4000);
+	silence(&w, 1000);
+	assert_int_equal(core_host_remove(w.core, "h1", true, w.now, &w.out, &w.err), -EBUSY);
+	silence(&w, 500);
+	assert_int_equal(core_host_remove(w.core, "h1", false, w.now, &w.out, &w.err), -EBUSY);
+	unit_says(&w.err, "lab/web-1");
+	core_out_reset(&w.out);
+	unit_ok(core_host_remove(w.core, "h1", true, w.now, &w.out, &w.err), &w.err);
+	check(&w);
+	assert_null(core_host(w.core, "h1"));
+	assert_string_equal(g->host->name, "h2");
+	assert_true(g->epoch > epoch);
+	assert_null(core_orphans(w.core));
+	world_close(&w);
+}
+
+/* A host with old disks is not forgotten as if it had nothing. */
+static void test_remove_with_orphans(void **state)
+{
+	const struct core_guest *g;
+	struct world w;
+	struct lab lab;
+
+	(void)state;
+	g = one(&w, &lab, CORE_LOSS_RESTART);
+	silence(&w, 4000);
+	silence(&w, 1500);
+	assert_string_equal(g->host->name, "h2");
+	assert_int_equal(core_host_remove(w.core, "h1", false, w.now, &w.out, &w.err), -EBUSY);
+	unit_says(&w.err, "1 old disks");
+	core_out_reset(&w.out);
+	unit_ok(core_host_remove(w.core, "h1", true, w.now, &w.out, &w.err), &w.err);
+	check(&w);
+	assert_null(core_orphans(w.core));
+	world_close(&w);
+}
+
 static void test_none(void **state)
 {
 	const struct core_guest *g;
@@ -369,6 +418,8 @@ int main(void)
 		cmocka_unit_test(test_back_where_it_was),
 		cmocka_unit_test(test_longer_lease),
 		cmocka_unit_test(test_slept),
+		cmocka_unit_test(test_remove_by_force),
+		cmocka_unit_test(test_remove_with_orphans),
 		cmocka_unit_test(test_none),
 		cmocka_unit_test(test_policy_changed_just_now),
 		cmocka_unit_test(test_stopped),
