@@ -283,6 +283,17 @@ int movemap_within(const struct movemap *map, const struct moveseg *seg, struct 
 	return 0;
 }
 
+void movemap_get(const struct movemap *map, struct moveseg *seg)
+{
+	const struct known *k = seg->index < map->segments ? map->known[seg->index] : NULL;
+
+	seg->cells = k ? k->cells : 0;
+	if (!k)
+		return;
+	memcpy(seg->mask, k->mask, sizeof(seg->mask));
+	memcpy(seg->hash, k->hash, sizeof(seg->hash));
+}
+
 int movemap_set(struct movemap *map, const struct moveseg *seg, uint64_t cells, struct err *err)
 {
 	struct known *k;

@@ -65,6 +65,8 @@ uint64_t movemap_differ(const struct movemap *map, const struct moveseg *seg);
 int movemap_within(const struct movemap *map, const struct moveseg *seg, struct err *err);
 /* Takes over the cells of SEG that CELLS names (0 is fine). */
 int movemap_set(struct movemap *map, const struct moveseg *seg, uint64_t cells, struct err *err);
+/* The known cells of segment SEG->index, with masks and hashes, without data. */
+void movemap_get(const struct movemap *map, struct moveseg *seg);
 /* The known cells of a segment; 0: none. */
 uint64_t movemap_known(const struct movemap *map, uint64_t index);
 

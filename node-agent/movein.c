@@ -19,6 +19,11 @@ struct movein {
 	enum { PARTIAL, SEALED, BROKEN } state;
 	uint64_t written;
 	struct moveseg seg;
+	/* A bit for each segment that was written and not yet read back from the disk. */
+	uint8_t *fresh;
+	uint64_t segments;
+	bool in_folder;		/* its name is on the disk */
+	struct movemap *proved; /* what was read since the guest has ended; NULL: not yet */
 	size_t raw_size;
 	uint8_t raw[MOVE_BATCH_MAX];
 };
@@ -44,6 +49,17 @@ static int open_copy(
 	return 0;
 }
 
+/* What was there before is taken as just written: nobody knows what became of it. */
+static int all_fresh(struct movein *in, struct err *err)
+{
+	in->segments = (cow_info(in->cow)->size + MOVE_SEGMENT - 1) / MOVE_SEGMENT;
+	in->fresh = malloc((size_t)(in->segments / 8 + 1));
+	if (!in->fresh)
+		return err_set(err, -ENOMEM, "memory is short");
+	memset(in->fresh, 0xff, (size_t)(in->segments / 8 + 1));
+	return 0;
+}
+
 int movein_open(const char *path, const struct cow_spec *spec, struct movein **out, struct err *err)
 {
 	struct movein *in = calloc(1, sizeof(*in));
@@ -62,6 +78,8 @@ int movein_open(const char *path, const struct cow_spec *spec, struct movein **o
 		if (rc >= 0)
 			rc = open_copy(path, spec, &in->cow, &why);
 	}
+	if (rc >= 0)
+		rc = all_fresh(in, &why);
 	if (rc < 0) {
 		movein_close(in);
 		return err_set(err, rc, "%s", err_msg(&why));
@@ -94,6 +112,8 @@ void movein_close(struct movein *in)
 	if (!in)
 		return;
 	cow_close(in->cow);
+	free(in->fresh);
+	movemap_free(in->proved);
 	free(in);
 }
 
@@ -247,6 +267,7 @@ static int write_segment(struct movein *in, struct err *err)
 	const unsigned end = MOVE_SEGMENT / COW_BLOCK;
 	int rc = 0;
 
+	in->fresh[in->seg.index / 8] |= (uint8_t)(1u << in->seg.index % 8);
 	for (unsigned b = 0; b < end && rc >= 0;) {
 		unsigned from = b;
 		bool zero = is_zero(in, b);
@@ -303,21 +324,137 @@ int movein_sync(struct movein *in, struct err *err)
 	return 0;
 }
 
+/* ---------------------------------------------------------------- read back */
+
+/* What is read from now on, from FROM to before TO, comes from the disk and not from
+ * memory.  Whole pages; all was synced. */
+static void forget(struct movein *in, uint64_t from, uint64_t to)
+{
+	uint64_t base = cow_info(in->cow)->data_offset, page = (uint64_t)sysconf(_SC_PAGESIZE);
+	uint64_t begin = (base + from * MOVE_SEGMENT) / page * page;
+	uint64_t end = (base + to * MOVE_SEGMENT + page - 1) / page * page;
+
+	(void)posix_fadvise(
+		cow_fd(in->cow), (off_t)begin, (off_t)(end - begin), POSIX_FADV_DONTNEED);
+}
+
+static bool is_fresh(const struct movein *in, uint64_t index)
+{
+	return in->fresh[index / 8] >> index % 8 & 1;
+}
+
+/* Nothing is forgotten that was read back before: at the end, while the guest stands still,
+ * only what came last is read from the disk. */
+static void forget_fresh(struct movein *in)
+{
+	uint64_t from = 0, to;
+
+	/* The header and what is set. */
+	(void)posix_fadvise(
+		cow_fd(in->cow), 0, (off_t)cow_info(in->cow)->data_offset, POSIX_FADV_DONTNEED);
+	for (; from < in->segments; from = to) {
+		for (to = from; to < in->segments && is_fresh(in, to); to++)
+			;
+		if (to > from)
+			forget(in, from, to);
+		else
+			to++;
+	}
+}
+
+static int sync_folder(struct movein *in, struct err *err)
+{
+	char dir[COW_PATH_MAX];
+	int rc;
+
+	(void)str_copy(dir, sizeof(dir), in->path);
+	rc = fs_sync_dir(dirname(dir), err);
+	in->in_folder = rc >= 0;
+	return rc;
+}
+
+int movein_settle(struct movein *in, struct err *err)
+{
+	int rc = movein_sync(in, err), found = 1;
+
+	if (rc >= 0 && in->state != SEALED && !in->in_folder)
+		rc = sync_folder(in, err);
+	if (rc < 0 || in->state == SEALED)
+		return rc;
+	forget_fresh(in);
+	for (uint64_t i = 0; i < in->segments && found > 0; i++) {
+		if (!is_fresh(in, i))
+			continue;
+		found = moveseg_next(in->cow, i, &in->seg, err);
+		if (found > 0)
+			i = in->seg.index;
+	}
+	if (found < 0)
+		return err_wrap(err, "read %s back", in->path);
+	memset(in->fresh, 0, (size_t)(in->segments / 8 + 1));
+	return 0;
+}
+
 /* ---------------------------------------------------------------- the end */
+
+int movein_prove(struct movein *in, struct err *err)
+{
+	uint64_t next = 0;
+	int found = 1, rc = movein_settle(in, err);
+
+	if (rc < 0 || in->state == SEALED)
+		return rc;
+	movemap_free(in->proved);
+	in->proved = NULL;
+	rc = movemap_new(cow_info(in->cow)->size, &in->proved, err);
+	while (rc >= 0 && found > 0) {
+		found = moveseg_next(in->cow, next, &in->seg, err);
+		rc = found <= 0 ? found : movemap_set(in->proved, &in->seg, in->seg.cells, err);
+		next = in->seg.index + 1;
+	}
+	if (rc >= 0)
+		return 0;
+	movemap_free(in->proved);
+	in->proved = NULL;
+	return err_wrap(err, "read %s back", in->path);
+}
+
+/* Adds segments from FROM on, up to the next that was proved and not written since; where
+ * to go on. */
+static int add_unproved(struct movein *in, struct movesum *sum, uint64_t *from, struct err *err)
+{
+	uint64_t at = *from;
+	int found;
+
+	while (at < in->segments && (!in->proved || is_fresh(in, at))) {
+		found = moveseg_next(in->cow, at, &in->seg, err);
+		if (found < 0)
+			return found;
+		/* The next that has something may be another's: that is read there. */
+		if (!found || (in->proved && in->seg.index != at)) {
+			at = found ? at + 1 : in->segments;
+			continue;
+		}
+		movesum_add(sum, &in->seg);
+		at = in->seg.index + 1;
+	}
+	*from = at;
+	return 0;
+}
 
 static int read_back(struct movein *in, uint8_t digest[MOVE_DIGEST], struct err *err)
 {
 	struct movesum *sum = NULL;
-	uint64_t next = 0;
-	int found = 1, rc = movesum_new(cow_info(in->cow)->size, &sum, err);
+	uint64_t at = 0;
+	int rc = movesum_new(cow_info(in->cow)->size, &sum, err);
 
-	while (rc >= 0 && found > 0) {
-		found = moveseg_next(in->cow, next, &in->seg, err);
-		rc = found;
-		if (found <= 0)
+	while (rc >= 0 && at < in->segments) {
+		rc = add_unproved(in, sum, &at, err);
+		if (rc < 0 || at >= in->segments)
 			break;
+		in->seg.index = at++;
+		movemap_get(in->proved, &in->seg);
 		movesum_add(sum, &in->seg);
-		next = in->seg.index + 1;
 	}
 	if (rc >= 0)
 		rc = movesum_end(sum, digest, err);
@@ -328,17 +465,13 @@ static int read_back(struct movein *in, uint8_t digest[MOVE_DIGEST], struct err 
 int movein_seal(struct movein *in, const uint8_t digest[MOVE_DIGEST], struct err *err)
 {
 	uint8_t mine[MOVE_DIGEST];
-	char dir[COW_PATH_MAX];
 	int rc = movein_sync(in, err);
 
-	if (rc >= 0) {
-		(void)str_copy(dir, sizeof(dir), in->path);
-		rc = fs_sync_dir(dirname(dir), err);
-	}
+	if (rc >= 0 && !in->in_folder)
+		rc = sync_folder(in, err);
 	if (rc < 0)
 		return rc;
-	/* What is read back shall come from the disk, not from memory. */
-	(void)posix_fadvise(cow_fd(in->cow), 0, 0, POSIX_FADV_DONTNEED);
+	forget_fresh(in);
 	rc = read_back(in, mine, err);
 	if (rc < 0)
 		return err_wrap(err, "read %s back", in->path);

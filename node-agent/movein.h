@@ -41,7 +41,14 @@ int movein_blocks(struct movein *in, const Um__MoveBlocks *blocks, const void *b
 	size_t bulk_size, struct err *err);
 /* All that was written is on the disk. */
 int movein_sync(struct movein *in, struct err *err);
-/* Syncs, drops cached pages, reads all back and compares with the source's digest.
+/* The same, and what was written since the last time is read back from the disk, not from
+ * memory; what that finds is in memory afterwards, where movein_seal() reads it. */
+int movein_settle(struct movein *in, struct err *err);
+/* The guest has ended: settles, and reads and hashes all that is there.  What is not written
+ * again is not read again by movein_seal(): so the target reads while the source does. */
+int movein_prove(struct movein *in, struct err *err);
+/* Syncs, reads back (from the disk) what was not settled and (from anywhere) what was not
+ * proved, and compares all with the source's digest.
  * -ESTALE: they differ; have() and another round mend it. */
 int movein_seal(struct movein *in, const uint8_t digest[MOVE_DIGEST], struct err *err);
 bool movein_sealed(const struct movein *in);

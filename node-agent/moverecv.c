@@ -162,7 +162,7 @@ static int work_seal(struct moverecv *r, const Um__MoveSeal *seal, struct err *e
 	int rc;
 
 	if (!seal->digest.len) {
-		rc = movein_sync(r->in, err);
+		rc = seal->last ? movein_prove(r->in, err) : movein_settle(r->in, err);
 		crash_point("move-sync");
 		return rc;
 	}

@@ -135,6 +135,12 @@ static int prepare(struct move_job *job)
 
 	if (rc == 0)
 		rc = fs_write_files(job->dir, &offer, 1, 0600, &job->err);
+	/* A disk means nothing on an image that is not what it was. */
+	if (rc == 0) {
+		rc = imgstore_check(store, job->image, &job->err);
+		if (rc < 0)
+			return err_wrap(&job->err, "the image on this host is damaged");
+	}
 	if (rc == 0)
 		rc = imgstore_info(store, job->image, &info, &job->err);
 	if (rc == 0)

@@ -273,6 +273,21 @@ static void send_seal(struct movesend *s)
 		crash_point("move-seal");
 }
 
+/* The target reads its copy while this side looks for the last difference. */
+static void send_last(struct movesend *s)
+{
+	Um__Envelope env = wire_env(s->request);
+	Um__MoveSeal seal = UM__MOVE_SEAL__INIT;
+
+	seal.move = s->config.move;
+	seal.round = s->st.progress.round;
+	seal.last = true;
+	env.body_case = UM__ENVELOPE__BODY_MOVE_SEAL;
+	env.move_seal = &seal;
+	(void)send_env(s, &env, NULL, 0);
+	loop_timer_arm(s->quiet, s->config.quiet_ms);
+}
+
 static void begin_round(struct movesend *s)
 {
 	struct err err = ERR_INIT;
@@ -282,6 +297,7 @@ static void begin_round(struct movesend *s)
 	if (s->last_asked) {
 		s->st.state = MS_LAST;
 		crash_point("move-last");
+		send_last(s);
 		run(s, ENDING);
 		return;
 	}

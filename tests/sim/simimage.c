@@ -108,6 +108,13 @@ int imgstore_path(
 	return 0;
 }
 
+int imgstore_check(struct imgstore *s, const uint8_t id[MANIFEST_HASH], struct err *err)
+{
+	struct imgstore_info info;
+
+	return imgstore_info(s, id, &info, err);
+}
+
 int imgstore_sized(struct imgstore *s, const uint8_t id[MANIFEST_HASH], uint64_t size,
 	char path[PATH_MAX], struct err *err)
 {

@@ -380,6 +380,96 @@ static void test_torn(void **state)
 	assert_same();
 }
 
+/* One bit of the copy, in the first cell that is set from there on. */
+static void flip(uint64_t from_segment)
+{
+	struct moveseg *seg = malloc(sizeof(*seg));
+	struct cow *cow = NULL;
+	uint8_t byte;
+	off_t at;
+	int fd;
+
+	assert_non_null(seg);
+	ok(cow_open(to, false, &cow, &err));
+	assert_int_equal(moveseg_next(cow, from_segment, seg, NULL), 1);
+	at = (off_t)(cow_info(cow)->data_offset + seg->index * MOVE_SEGMENT +
+		     (unsigned)__builtin_ctzll(seg->cells) * MOVE_CELL +
+		     (unsigned)__builtin_ctz(seg->mask[__builtin_ctzll(seg->cells)]) * COW_BLOCK);
+	cow_close(cow);
+	free(seg);
+	fd = open(to, O_RDWR | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(pread(fd, &byte, 1, at), 1);
+	byte ^= 16;
+	assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+	(void)close(fd);
+}
+
+/* Reading ahead of the seal finds what reading at the seal finds: what changed before it,
+ * what came after it; with nothing wrong, nothing.  AT: when a bit turns over, 0: never. */
+static void settle_and_prove(int at)
+{
+	struct moveout *out;
+	struct movein *in;
+	struct cow *cow = NULL;
+	uint8_t digest[MOVE_DIGEST], data[8192];
+
+	scribble(from, 1000);
+	out = must_out();
+	in = must_in();
+	ok(moveout_round(out, &err));
+	pass_round(out, in);
+	if (at == 1)
+		flip(10);
+	ok(movein_settle(in, &err));
+	if (at == 2)
+		flip(0);
+	ok(movein_settle(in, &err)); /* nothing to do */
+	/* Where scribble() and so flip() do not come. */
+	ok(cow_open(from, true, &cow, &err));
+	memset(data, 'z', sizeof(data));
+	ok(cow_write(cow, DISK - sizeof(data), data, sizeof(data), &err));
+	cow_close(cow);
+	ok(moveout_last(out, &err));
+	ok(movein_prove(in, &err));
+	ok(movein_prove(in, &err)); /* a session that began anew */
+	pass_round(out, in);
+	ok(moveout_digest(out, digest, &err));
+	if (at) {
+		fails(-ESTALE, movein_seal(in, digest, &err));
+		movein_close(in);
+		moveout_close(out);
+		out = must_out();
+		in = must_in();
+		ok(movein_have(in, pass_have, out, &err));
+		finish(out, in);
+		assert_true(sent(out) > 0 && sent(out) <= MOVE_CELL);
+	} else {
+		ok(movein_seal(in, digest, &err));
+	}
+	moveout_close(out);
+	movein_close(in);
+	assert_same();
+}
+
+static void test_settled(void **state)
+{
+	(void)state;
+	settle_and_prove(0);
+}
+
+static void test_spoiled_before_settled(void **state)
+{
+	(void)state;
+	settle_and_prove(1);
+}
+
+static void test_spoiled_after_settled(void **state)
+{
+	(void)state;
+	settle_and_prove(2);
+}
+
 static void test_spoiled(void **state)
 {
 	struct moveout *out;
@@ -570,6 +660,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_empty, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_resume, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_torn, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_settled, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_spoiled_before_settled, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_spoiled_after_settled, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_spoiled, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_disk_full, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_foreign, setup, teardown),
