@@ -190,6 +190,18 @@ static int make_token(struct serve *s, enum role role, uint64_t expires_at,
 	return rc;
 }
 
+/* What a token may be for. */
+static int role_asked(const char *text, enum role *role, struct err *err)
+{
+	int rc = auth_role_parse(*text ? text : "agent", role, err);
+
+	if (rc == 0 && *role == ROLE_REMOVED)
+		rc = err_set(err, -EINVAL,
+			"'removed' is what becomes of the keys of hosts, not a "
+			"role (agent, viewer, operator, admin)");
+	return rc;
+}
+
 void auth_token(struct serve *s, const struct peer *from, const Um__Envelope *env)
 {
 	const Um__TokenRequest *r = env->token_request;
@@ -200,7 +212,7 @@ void auth_token(struct serve *s, const struct peer *from, const Um__Envelope *en
 	struct key *key;
 	enum role role = ROLE_NONE;
 
-	if (auth_role_parse(*r->role ? r->role : "agent", &role, &err) < 0 ||
+	if (role_asked(r->role, &role, &err) < 0 ||
 		make_token(s, role, r->ttl_ms ? proc_wall_ms() + r->ttl_ms : 0, text, &key, &err) <
 			0) {
 		serve_error(s, from, env->id, &err);

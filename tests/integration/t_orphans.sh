@@ -92,6 +92,7 @@ check "no folders on the hosts" wait_until 60 sh -c "[ -z \"\$(ls -d $STATE/bed/
 # A host that is given up, with a guest that would wait for it, and comes back all the same.
 check "apply" ctl apply -f "$STATE/lab.yaml" --wait --timeout 180s
 h=$(guest_json orph/w host) uid=$(guest_json orph/w uid)
+check "no token makes the key of a removed host" sh -c "! $BIN/clusterctl token create --role removed"
 check "a host that is up is not removed" sh -c "! $BIN/clusterctl host rm $h --force"
 bed cut "$h" > /dev/null 2>&1
 check "its host is lost" wait_until 30 host_state "$h" lost
