@@ -185,7 +185,7 @@ static void apply(struct world *w)
 	from.name = lab;
 	from.groups = &groups;
 	from.n_groups = 1;
-	unit_ok(labs_set(w->serve, labs_copy(&from), &err), &err);
+	unit_ok(labs_set(w->serve, wire_copy(&from.base), &err), &err);
 	(void)str_copy(apply.name, sizeof(apply.name), lab);
 	(void)str_copy(g->name, sizeof(g->name), web);
 	g->memory = 64ull << 20;
