@@ -162,11 +162,26 @@ static int prepare(struct move_job *job)
 	return 0;
 }
 
+/* The seal goes first: what is left of a removal that was interrupted must not look like
+ * a whole copy (forget_one()). */
+static int forget(const char *dir, struct err *err)
+{
+	char path[PATH_MAX];
+	int rc = fs_join(path, sizeof(path), dir, MOVERECV_SEALED, err);
+
+	if (rc == 0 && access(path, F_OK) == 0) {
+		rc = fs_remove_tree(path, err);
+		if (rc == 0)
+			rc = fs_sync_dir(dir, err);
+	}
+	return rc < 0 ? rc : fs_remove_tree(dir, err);
+}
+
 static void work(void *arg)
 {
 	struct move_job *job = arg;
 
-	job->rc = job->forget ? fs_remove_tree(job->dir, &job->err) : prepare(job);
+	job->rc = job->forget ? forget(job->dir, &job->err) : prepare(job);
 }
 
 static void prepared(struct move *m, const struct move_job *job)
