@@ -31,6 +31,11 @@ check "two guests with systemd are ready" ctl apply -f "$STATE/lab.yaml" --wait 
 in_guest() { ctl exec "f/$1" -- sh -ec "$2"; }
 # feature NAME TEXT GUEST SCRIPT: where the kernel has NAME, SCRIPT succeeds in the guest.
 feature() {
+	# Of Debian's only what works without modules being loaded by hand: `fast` has all built in.
+	case $kernel:$1 in debian:mpls | debian:nftables | debian:nat | debian:multicast-routing)
+		echo "  $1: not looked at with Debian's kernel"
+		return ;;
+	esac
 	case $features in
 	*" $1 "*) check "$1: $2" in_guest "$3" "$4" ;;
 	*) [ $kernel = debian ] && echo "  Debian's kernel has no $1" || not_ok "the kernel fast has $1" ;;
