@@ -4,7 +4,8 @@
 . "$(dirname "$0")/lib.sh"
 
 unmount() { umount "$STATE/bed/h1/state" "$STATE/bed/scheduler" 2> /dev/null; }
-trap 'bed down > /dev/null 2>&1; unmount; cleanup' EXIT
+status=0
+trap 'status=$?; bed down > /dev/null 2>&1; unmount; (exit $status); cleanup' EXIT
 mkdir -p "$STATE/bed/h1/state" "$STATE/bed/scheduler"
 mount -t tmpfs -o size=60M none "$STATE/bed/h1/state"
 mount -t tmpfs -o size=80M none "$STATE/bed/scheduler"
