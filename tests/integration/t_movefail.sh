@@ -12,7 +12,8 @@ unmount() {
 	done
 	umount -l "$STATE/thin" 2> /dev/null
 }
-trap 'bed down > /dev/null 2>&1; unmount; cleanup' EXIT
+status=0
+trap 'status=$?; bed down > /dev/null 2>&1; unmount; (exit $status); cleanup' EXIT
 cat > "$STATE/lab.yaml" <<'Y'
 name: f
 networks: {n: {subnet: 10.8.0.0/24}}
