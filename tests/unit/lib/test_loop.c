@@ -4,7 +4,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -334,7 +336,7 @@ static void test_work_at_free(void **state)
 {
 	struct gate gates[20] = {0};
 	struct world w;
-	int pipes[2], cancelled = 0;
+	int pipes[2], unread, cancelled = 0;
 
 	(void)state;
 	world_open(&w);
@@ -345,6 +347,9 @@ static void test_work_at_free(void **state)
 			loop_work_run(w.loop, "gate", gate_work, gate_done, &gates[i], NULL), 0);
 	}
 	assert_int_equal(write(pipes[1], "....................", 20), 20);
+	/* One is under way: its byte is gone. */
+	for (unread = 20; unread == 20; sched_yield())
+		assert_int_equal(ioctl(pipes[0], FIONREAD, &unread), 0);
 	world_close(&w);
 	for (size_t i = 0; i < UNIT_COUNT(gates); i++) {
 		assert_int_equal(gates[i].done, 1);
