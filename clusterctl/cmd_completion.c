@@ -40,7 +40,7 @@ static const char script[] =
 	"\"${COMP_WORDS[i+1]}\")\" -- "
 	"\"$cur\"))\n"
 	"		fi ;;\n"
-	"	boot-report|why|logs|exec|console|start|stop|restart)\n"
+	"	boot-report|memory|why|logs|exec|console|start|stop|restart)\n"
 	"		COMPREPLY=($(compgen -W \"$(_clusterctl_names guests)\" -- \"$cur\")) ;;\n"
 	"	prune) COMPREPLY=($(compgen -W \"--all $(_clusterctl_names orphans)\" -- "
 	"\"$cur\")) ;;\n"

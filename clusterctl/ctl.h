@@ -131,6 +131,7 @@ int cmd_delete(struct ctl *ctl, int argc, char **argv);
 int cmd_get(struct ctl *ctl, int argc, char **argv);
 int cmd_describe(struct ctl *ctl, int argc, char **argv);
 int cmd_why(struct ctl *ctl, int argc, char **argv);
+int cmd_memory(struct ctl *ctl, int argc, char **argv);
 int cmd_logs(struct ctl *ctl, int argc, char **argv);
 int cmd_exec(struct ctl *ctl, int argc, char **argv);
 int cmd_console(struct ctl *ctl, int argc, char **argv);

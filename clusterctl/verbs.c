@@ -81,6 +81,21 @@ const struct verb verbs[] = {
 		"by restart policy begins at its host, a reboot from inside in its kernel.\n"
 		"\n"
 		"example: clusterctl boot-report hello/web-1\n"},
+	{"memory", "what guests hold of their hosts' memory, in parts", cmd_memory,
+		"usage: clusterctl memory [GUEST...] [-d DEPLOYMENT] [--host HOST] [--inside] [-o "
+		"table|json]\n"
+		"\n"
+		"MiB: of each guest its memory as far as it was touched, its kernel's process,\n"
+		"its runner, and page tables; of each host the sum with its agent, and caches\n"
+		"that the host can take back.  Measured when asked.\n"
+		"\n"
+		"  -d, --deployment NAME  only of this deployment\n"
+		"      --host NAME        only on this host\n"
+		"  -i, --inside           ask the guests too: programs, files kept, kernel and "
+		"free\n"
+		"  -o, --output FORMAT    table (default), json\n"
+		"\n"
+		"example: clusterctl memory hello/web-1 --inside\n"},
 	{"logs", "the console of a guest", cmd_logs,
 		"usage: clusterctl logs [-f] [--tail N] GUEST\n"
 		"\n"

@@ -14,6 +14,7 @@
 struct conlog {
 	char dir[PATH_MAX - 64];
 	uint32_t tail;
+	struct conlog_maker maker; /* make NULL: the log */
 	struct conlog_ops ops;
 	void *arg;
 	struct buf text;
@@ -81,6 +82,10 @@ static void read_work(void *arg)
 {
 	struct conlog *logs = arg;
 
+	if (logs->maker.make) {
+		logs->rc = logs->maker.make(logs->maker.arg, &logs->text, &logs->err);
+		return;
+	}
 	logs->rc = add_file(logs, RUNNERDIR_CONSOLE_OLD);
 	if (logs->rc == 0)
 		logs->rc = add_file(logs, RUNNERDIR_CONSOLE);
@@ -94,6 +99,8 @@ static void release(struct conlog *logs)
 {
 	if (!logs->closed || logs->busy || logs->depth)
 		return;
+	if (logs->maker.free)
+		logs->maker.free(logs->maker.arg);
 	buf_free(&logs->text);
 	free(logs);
 }
@@ -137,28 +144,49 @@ void conlog_credit(struct conlog *logs, uint32_t bytes)
 		give(logs);
 }
 
+static int start(struct loop *loop, struct conlog *logs, const struct conlog_ops *ops, void *arg,
+	struct conlog **out, struct err *err)
+{
+	int rc;
+
+	logs->ops = *ops;
+	logs->arg = arg;
+	logs->credit = WIRE_STREAM_WINDOW;
+	rc = loop_work_run(loop, "logs", read_work, read_done, logs, err);
+	if (rc < 0) {
+		conlog_close(logs);
+		return rc;
+	}
+	logs->busy = true;
+	*out = logs;
+	return 0;
+}
+
 int conlog_open(struct loop *loop, const char *dir, uint32_t tail, const struct conlog_ops *ops,
 	void *arg, struct conlog **out, struct err *err)
 {
 	struct conlog *logs = calloc(1, sizeof(*logs));
-	int rc;
 
 	if (!logs)
 		return err_set(err, -ENOMEM, "memory is short");
 	buf_init(&logs->text);
 	(void)str_copy(logs->dir, sizeof(logs->dir), dir);
 	logs->tail = tail;
-	logs->ops = *ops;
-	logs->arg = arg;
-	logs->credit = WIRE_STREAM_WINDOW;
-	rc = loop_work_run(loop, "logs", read_work, read_done, logs, err);
-	if (rc < 0) {
-		free(logs);
-		return rc;
+	return start(loop, logs, ops, arg, out, err);
+}
+
+int conlog_make(struct loop *loop, const struct conlog_maker *maker, const struct conlog_ops *ops,
+	void *arg, struct conlog **out, struct err *err)
+{
+	struct conlog *logs = calloc(1, sizeof(*logs));
+
+	if (!logs) {
+		maker->free(maker->arg);
+		return err_set(err, -ENOMEM, "memory is short");
 	}
-	logs->busy = true;
-	*out = logs;
-	return 0;
+	buf_init(&logs->text);
+	logs->maker = *maker;
+	return start(loop, logs, ops, arg, out, err);
 }
 
 void conlog_close(struct conlog *logs)

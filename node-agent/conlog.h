@@ -1,4 +1,5 @@
-/* conlog: the console log of a guest without a runner, as a stream. */
+/* conlog: what the agent itself gives out as a stream: the console log of a guest without
+ * a runner, and other texts made in the pool (memory.h). */
 #ifndef UMLAUT_NODE_AGENT_CONLOG_H
 #define UMLAUT_NODE_AGENT_CONLOG_H
 
@@ -17,6 +18,15 @@ struct conlog_ops {
 /* The last TAIL lines (0: all) of <dir>/console.log.1 and console.log; read in the
  * pool, given out as far as credit was granted, WIRE_STREAM_WINDOW at first. */
 int conlog_open(struct loop *loop, const char *dir, uint32_t tail, const struct conlog_ops *ops,
+	void *arg, struct conlog **out, struct err *err);
+/* The same for what MAKE appends to OUT, in the pool; `free` is called with its ARG
+ * once, on the loop, also after a failure of conlog_make(). */
+struct conlog_maker {
+	int (*make)(void *arg, struct buf *out, struct err *err);
+	void (*free)(void *arg);
+	void *arg;
+};
+int conlog_make(struct loop *loop, const struct conlog_maker *maker, const struct conlog_ops *ops,
 	void *arg, struct conlog **out, struct err *err);
 void conlog_credit(struct conlog *logs, uint32_t bytes);
 void conlog_close(struct conlog *logs);

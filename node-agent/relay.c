@@ -10,11 +10,12 @@
 #include "node-agent/life.h"
 #include "node-agent/link.h"
 #include "node-agent/conlog.h"
+#include "node-agent/memory.h"
 
 struct stream {
 	struct relay *relay;
 	uint64_t id;  /* the scheduler's */
-	uint64_t rid; /* the runner's; 0: logs */
+	uint64_t rid; /* the runner's; 0: the agent itself answers, by `logs` */
 	struct guest *g;
 	struct conlog *logs;
 	struct stream *prev, *next; /* of the guest */
@@ -123,7 +124,9 @@ static int open_logs(struct stream *s, const Um__StreamOpen *open, struct err *e
 	struct agent *agent = s->g->agent;
 	Um__Envelope env = wire_env(s->id);
 	Um__StreamOpened opened = UM__STREAM_OPENED__INIT;
-	int rc = conlog_open(agent->loop, s->g->dir, open->tail, &ops, s, &s->logs, err);
+	int rc = open->kind == UM__STREAM_KIND__STREAM_MEMORY
+			 ? memory_open(s->g, &ops, s, &s->logs, err)
+			 : conlog_open(agent->loop, s->g->dir, open->tail, &ops, s, &s->logs, err);
 
 	if (rc < 0)
 		return rc;
@@ -173,7 +176,8 @@ static int pass_open(struct stream *s, const Um__Envelope *env, struct err *err)
 	const struct driver_ops *ops = s->g->agent->driver.ops;
 	Um__Envelope copy = *env;
 
-	if (!s->g->run || !ops->up(s->g->run))
+	if (env->stream_open->kind == UM__STREAM_KIND__STREAM_MEMORY || !s->g->run ||
+		!ops->up(s->g->run))
 		return open_logs(s, env->stream_open, err);
 	s->rid = ops->id(s->g->run);
 	copy.id = s->rid;

@@ -3,7 +3,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "lib/memuse.h"
 #include "scheduler/serve/serve_int.h"
 
 #define STREAMS_MAX 4096u
@@ -93,6 +95,39 @@ static void end_at_client(struct serve *s, const struct stream *stream, const ch
 	serve_send(s, &stream->client, &env);
 }
 
+/* What the scheduler itself holds: the data of a stream that ends at once. */
+static void tell_memory(struct serve *s, const struct peer *from, uint64_t id)
+{
+	Um__Envelope env = wire_env(id);
+	Um__StreamOpened opened = UM__STREAM_OPENED__INIT;
+	Um__StreamData data = UM__STREAM_DATA__INIT;
+	Um__StreamEnd end = UM__STREAM_END__INIT;
+	Um__MemoryReport report = UM__MEMORY_REPORT__INIT;
+	struct memuse use = {0};
+	struct err err = ERR_INIT;
+	uint8_t packed[256];
+
+	if (memuse_add(getpid(), &use, &err) < 0) {
+		serve_error(s, from, id, &err);
+		return;
+	}
+	report.scheduler = use.own + use.shmem;
+	report.tables = use.tables;
+	report.processes = use.processes;
+	data.channel = 1;
+	data.data.data = packed;
+	data.data.len = um__memory_report__pack(&report, packed);
+	env.body_case = UM__ENVELOPE__BODY_STREAM_OPENED;
+	env.stream_opened = &opened;
+	serve_send(s, from, &env);
+	env.body_case = UM__ENVELOPE__BODY_STREAM_DATA;
+	env.stream_data = &data;
+	serve_send(s, from, &env);
+	env.body_case = UM__ENVELOPE__BODY_STREAM_END;
+	env.stream_end = &end;
+	serve_send(s, from, &env);
+}
+
 static void open_stream(struct serve *s, const struct peer *from, const Um__Envelope *env)
 {
 	Um__StreamOpen open = *env->stream_open;
@@ -109,6 +144,10 @@ static void open_stream(struct serve *s, const struct peer *from, const Um__Enve
 		serve_refuse(s, from, env->id, UM__ERROR_CODE__INVALID,
 			"stream id %llu is 0 or in use, or there are too many streams",
 			(unsigned long long)env->id);
+		return;
+	}
+	if (open.kind == UM__STREAM_KIND__STREAM_MEMORY && !*open.guest) {
+		tell_memory(s, from, env->id);
 		return;
 	}
 	g = serve_find_guest(s, open.guest, &err);
