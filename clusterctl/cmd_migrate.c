@@ -4,9 +4,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "clusterctl/ctl.h"
 #include "clusterctl/show.h"
+#include "clusterctl/stream.h"
 #include "lib/str.h"
 #include "lib/units.h"
 
@@ -15,12 +17,13 @@
 struct moving {
 	uint64_t number;
 	uint32_t round;
-	char state[16];
+	char guest[128], state[16];
 	bool ended;
 };
 
 struct migrate {
 	bool dry_run, cancel, wait;
+	bool live, shown; /* on a terminal: one line, which is there now */
 	struct moving *moves;
 	size_t count, left;
 	int rc;
@@ -42,8 +45,12 @@ static void take_item(struct migrate *m, const Um__MigrateItem *item)
 		(void)printf("%s stays on %s\n", item->guest, item->from);
 	else if (!m->wait)
 		(void)printf("%s moves from %s to %s\n", item->guest, item->from, item->to);
-	if (item->move)
-		m->moves[m->count++].number = item->move;
+	if (item->move) {
+		struct moving *at = &m->moves[m->count++];
+
+		at->number = item->move;
+		(void)str_copy(at->guest, sizeof(at->guest), item->guest);
+	}
 }
 
 static int on_answer(void *arg, const Um__Envelope *env)
@@ -64,49 +71,62 @@ static int on_answer(void *arg, const Um__Envelope *env)
 
 /* ---------------------------------------------------------------- waiting */
 
-static void show_end(const Um__MigrationInfo *i)
+/* The line on the terminal goes away, also before anything else is printed. */
+static void line_clear(struct migrate *m)
 {
-	if (strcmp(i->state, "done") != 0) {
-		(void)ctl_fail(EXIT_FAILED, "%s stays on %s: %s", i->guest, i->from, i->reason);
-		return;
-	}
-	show_moved(i);
+	if (m->shown)
+		(void)fputs("\r\033[K", stderr);
+	m->shown = false;
 }
 
-static void show_step(const Um__MigrationInfo *i)
+static void line_show(struct migrate *m, const Um__MigrationInfo *i)
 {
-	char done[UNITS_TEXT], left[UNITS_TEXT];
+	char text[256];
+	uint32_t rows, cols;
+	size_t had = 0;
 
-	(void)fprintf(stderr, "%s: %s", i->guest, i->state);
-	if (strcmp(i->state, "copying") == 0 && i->round)
-		(void)fprintf(stderr, ", round %u: %s sent, about %s left", i->round,
-			units_size(done, i->bytes_done), units_size(left, i->bytes_left));
-	(void)fprintf(stderr, "%s%s\n", *i->reason ? ": " : "", i->reason);
+	line_clear(m);
+	if (m->left > 1)
+		had = (size_t)snprintf(text, sizeof(text), "(%zu moving) ", m->left);
+	show_move_line(i, text + had, sizeof(text) - had);
+	tty_size(&rows, &cols);
+	/* A line that the terminal breaks could not be taken away. */
+	(void)fprintf(stderr, "%.*s", (int)cols - 1, text);
+	m->shown = true;
 }
 
-static bool has_ended(const char *state)
+static void show_end(struct migrate *m, const Um__MigrationInfo *i)
 {
-	return strcmp(state, "done") == 0 || strcmp(state, "failed") == 0 ||
-	       strcmp(state, "cancelled") == 0;
+	line_clear(m);
+	if (strcmp(i->state, "done") == 0)
+		show_moved(i);
+	else
+		m->rc = ctl_fail(EXIT_FAILED, "%s stays on %s: %s", i->guest, i->from, i->reason);
 }
 
 static void take_news(struct migrate *m, struct moving *at, const Um__MigrationInfo *i)
 {
+	char text[256];
+
 	if (at->ended)
 		return;
-	if (has_ended(i->state)) {
+	if (show_move_ended(i)) {
 		at->ended = true;
 		m->left--;
-		show_end(i);
-		if (strcmp(i->state, "done") != 0)
-			m->rc = EXIT_FAILED;
+		show_end(m, i);
 		return;
 	}
+	if (m->live) {
+		line_show(m, i);
+		return;
+	}
+	/* In a log, a line for each step is enough. */
 	if (strcmp(at->state, i->state) == 0 && at->round == i->round)
 		return;
 	(void)str_format(at->state, sizeof(at->state), "%.15s", i->state);
 	at->round = i->round;
-	show_step(i);
+	show_move_line(i, text, sizeof(text));
+	(void)fprintf(stderr, "%s\n", text);
 }
 
 static int on_news(void *arg, const Um__Envelope *env)
@@ -129,6 +149,18 @@ static void on_again(void *arg)
 	(void)arg;
 }
 
+static int interrupted(const struct migrate *m)
+{
+	(void)fputs("clusterctl: it goes on: 'clusterctl get migrations' shows it, "
+		    "'clusterctl migrate --cancel",
+		stderr);
+	for (size_t i = 0; i < m->count; i++)
+		if (!m->moves[i].ended)
+			(void)fprintf(stderr, " %s", m->moves[i].guest);
+	(void)fputs("' puts back what still can be\n", stderr);
+	return 130;
+}
+
 static int wait_for(struct ctl *ctl, struct migrate *m)
 {
 	Um__GetRequest r = UM__GET_REQUEST__INIT;
@@ -142,12 +174,11 @@ static int wait_for(struct ctl *ctl, struct migrate *m)
 	r.watch = true;
 	env.body_case = UM__ENVELOPE__BODY_GET_REQUEST;
 	env.get_request = &r;
+	m->live = isatty(STDERR_FILENO);
 	rc = ctl_watch(ctl, &env, on_news, on_again, m, &err);
-	if (rc == -EINTR) {
-		(void)fprintf(stderr, "clusterctl: the moves go on: see 'clusterctl get "
-				      "migrations'\n");
-		return 130;
-	}
+	line_clear(m);
+	if (rc == -EINTR)
+		return interrupted(m);
 	return rc < 0 ? ctl_fail_err(&err) : m->rc;
 }
 

@@ -28,8 +28,10 @@ static const char *const kernel_wide[] = {
 	"NAME", "RELEASE", "SIZE", "MODULES", "HOSTS", "USED BY", "AGE", "FEATURES", "ID"};
 static const char *const deployment_columns[] = {
 	"NAME", "READY", "GUESTS", "NETWORKS", "REVISION", "AGE", "STATE"};
-static const char *const migration_columns[] = {
-	"GUEST", "FROM", "TO", "STATE", "ROUND", "SENT", "LEFT", "AGE", "REASON"};
+static const char *const migration_columns[] = {"GUEST", "FROM", "TO", "STATE", "ROUND", "DONE",
+	"LEFT", "RATE", "DOWNTIME", "AGE", "REASON"};
+static const char *const migration_wide[] = {"GUEST", "FROM", "TO", "STATE", "ROUND", "DONE",
+	"LEFT", "RATE", "DOWNTIME", "AGE", "REASON", "NUMBER", "ON THE WIRE", "TOOK", "DRAIN"};
 static const char *const orphan_columns[] = {
 	"GUEST", "HOST", "STATE", "SIZE", "AGE", "EPOCH", "REASON"};
 static const char *const orphan_wide[] = {
@@ -55,7 +57,7 @@ static const struct kind kinds[] = {
 	{UM__KIND__KIND_EVENTS, {"events", "event", "ev", NULL}, event_columns, event_columns,
 		N(event_columns), N(event_columns)},
 	{UM__KIND__KIND_MIGRATIONS, {"migrations", "migration", "mig", NULL}, migration_columns,
-		migration_columns, N(migration_columns), N(migration_columns)},
+		migration_wide, N(migration_columns), N(migration_wide)},
 	{UM__KIND__KIND_ORPHANS, {"orphans", "orphan", "orph", NULL}, orphan_columns, orphan_wide,
 		N(orphan_columns), N(orphan_wide)},
 };
@@ -185,20 +187,6 @@ static void id_text(char out[65], const ProtobufCBinaryData *id)
 	out[0] = 0;
 	if (id->len == 32)
 		str_hex(out, id->data, 32);
-}
-
-void show_moved(const Um__MigrationInfo *i)
-{
-	char whole[UNITS_TEXT], stopped[UNITS_TEXT], sent[UNITS_TEXT];
-
-	(void)printf("%s moved from %s to %s in %s, stopped for %s, %s sent\n", i->guest, i->from,
-		i->to,
-		units_duration(
-			whole, i->running_at > i->started_at ? i->running_at - i->started_at : 0),
-		units_duration(stopped, i->frozen_at && i->running_at > i->frozen_at
-						? i->running_at - i->frozen_at
-						: 0),
-		units_size(sent, i->wire_bytes));
 }
 
 /* ---------------------------------------------------------------- tables */
@@ -351,21 +339,6 @@ static void event_cells(const Um__EventInfo *e, struct table *t)
 	table_add(t, e->message);
 }
 
-static void migration_cells(const Um__MigrationInfo *m, struct table *t)
-{
-	char text[UNITS_TEXT], age[32];
-
-	table_add(t, m->guest);
-	table_add(t, m->from);
-	table_add(t, m->to);
-	table_add(t, m->state);
-	table_addf(t, "%u", m->round);
-	table_add(t, units_size(text, m->wire_bytes));
-	table_add(t, units_size(text, m->bytes_left));
-	table_add(t, out_age(age, m->started_at));
-	table_add(t, m->reason);
-}
-
 bool show_cells(const Um__GetReply *r, Um__Kind kind, size_t i, bool wide, struct table *t)
 {
 	if (i >= show_count(r, kind))
@@ -393,7 +366,7 @@ bool show_cells(const Um__GetReply *r, Um__Kind kind, size_t i, bool wide, struc
 		event_cells(r->events[i], t);
 		break;
 	case UM__KIND__KIND_MIGRATIONS:
-		migration_cells(r->migrations[i], t);
+		show_move_cells(r->migrations[i], wide, t);
 		break;
 	case UM__KIND__KIND_ORPHANS:
 		show_orphan_cells(r->orphans[i], wide, t);
@@ -406,7 +379,7 @@ bool show_cells(const Um__GetReply *r, Um__Kind kind, size_t i, bool wide, struc
 
 /* ---------------------------------------------------------------- JSON */
 
-static void time_json(struct json *j, const char *key, uint64_t when)
+void show_time_json(struct json *j, const char *key, uint64_t when)
 {
 	char text[40];
 
@@ -422,9 +395,9 @@ static void drain_json(const Um__HostDrain *d, struct json *j)
 	json_str(j, "reason", *d->reason ? d->reason : NULL);
 	json_u64(j, "parallel", d->parallel);
 	json_u64(j, "rate", d->rate);
-	time_json(j, "started_at", d->started_at);
-	time_json(j, "ended_at", d->ended_at);
-	time_json(j, "retry_at", d->retry_at);
+	show_time_json(j, "started_at", d->started_at);
+	show_time_json(j, "ended_at", d->ended_at);
+	show_time_json(j, "retry_at", d->retry_at);
 	json_end(j);
 }
 
@@ -455,8 +428,8 @@ static void host_json(const Um__HostInfo *h, struct json *j)
 		drain_json(h->drain, j);
 	json_str(j, "agent_version", h->agent_version);
 	json_str(j, "kernel_release", h->kernel_release);
-	time_json(j, "joined_at", h->joined_at);
-	time_json(j, "last_seen", h->last_seen);
+	show_time_json(j, "joined_at", h->joined_at);
+	show_time_json(j, "last_seen", h->last_seen);
 }
 
 static void guest_json(const Um__GuestInfo *g, struct json *j)
@@ -486,8 +459,8 @@ static void guest_json(const Um__GuestInfo *g, struct json *j)
 	json_end(j);
 	json_u64(j, "epoch", g->epoch);
 	json_u64(j, "restarts", g->restarts);
-	time_json(j, "started_at", g->started_at);
-	time_json(j, "created_at", g->created_at);
+	show_time_json(j, "started_at", g->started_at);
+	show_time_json(j, "created_at", g->created_at);
 	(void)str_format(uid, sizeof(uid), "%016" PRIx64, g->uid);
 	json_str(j, "uid", uid);
 	json_str(j, "desired", g->desired);
@@ -526,31 +499,7 @@ void show_artefact(const Um__ArtefactInfo *a, struct json *j)
 	json_end(j);
 	json_u64(j, "hosts", a->hosts);
 	json_u64(j, "used_by", a->used_by);
-	time_json(j, "created_at", a->created_at);
-}
-
-static void migration_json(const Um__MigrationInfo *m, struct json *j)
-{
-	json_u64(j, "number", m->move);
-	json_str(j, "guest", m->guest);
-	json_str(j, "from", m->from);
-	json_str(j, "to", m->to);
-	json_str(j, "state", m->state);
-	json_str(j, "reason", m->reason);
-	json_u64(j, "round", m->round);
-	json_u64(j, "round_bytes", m->bytes_done);
-	json_u64(j, "left_bytes", m->bytes_left);
-	json_u64(j, "total_bytes", m->bytes_total);
-	json_u64(j, "wire_bytes", m->wire_bytes);
-	json_u64(j, "rate", m->rate);
-	json_u64(j, "expected_ms", m->expected_ms);
-	time_json(j, "started_at", m->started_at);
-	time_json(j, "frozen_at", m->frozen_at);
-	time_json(j, "running_at", m->running_at);
-	time_json(j, "ended_at", m->ended_at);
-	json_u64(j, "downtime_ms",
-		m->frozen_at && m->running_at > m->frozen_at ? m->running_at - m->frozen_at : 0);
-	json_bool(j, "drain", m->drain);
+	show_time_json(j, "created_at", a->created_at);
 }
 
 static void other_json(const Um__GetReply *r, Um__Kind kind, size_t i, struct json *j)
@@ -577,13 +526,13 @@ static void other_json(const Um__GetReply *r, Um__Kind kind, size_t i, struct js
 		json_u64(j, "networks", d->networks);
 		json_u64(j, "revision", d->revision);
 		json_bool(j, "deleting", d->deleting);
-		time_json(j, "created_at", d->created_at);
-		time_json(j, "changed_at", d->changed_at);
+		show_time_json(j, "created_at", d->created_at);
+		show_time_json(j, "changed_at", d->changed_at);
 	} else {
 		const Um__EventInfo *e = r->events[i];
 
 		json_u64(j, "seq", e->seq);
-		time_json(j, "time", e->time);
+		show_time_json(j, "time", e->time);
 		json_str(j, "kind", e->kind);
 		json_str(j, "name", e->name);
 		json_str(j, "host", *e->host ? e->host : NULL);
@@ -610,7 +559,7 @@ bool show_json(const Um__GetReply *r, Um__Kind kind, size_t i, struct json *j)
 		show_artefact(r->artefacts[i], j);
 		break;
 	case UM__KIND__KIND_MIGRATIONS:
-		migration_json(r->migrations[i], j);
+		show_move_json(r->migrations[i], j);
 		break;
 	case UM__KIND__KIND_ORPHANS:
 		show_orphan_json(r->orphans[i], j);

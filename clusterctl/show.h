@@ -25,8 +25,19 @@ const char *show_name(const Um__GetReply *r, Um__Kind kind, size_t i);
 void show_key(const Um__GetReply *r, Um__Kind kind, size_t i, char key[128]);
 size_t show_count(const Um__GetReply *reply, Um__Kind kind);
 
-/* "GUEST moved from A to B in 3 s, stopped for ..." */
+/* KEY: WHEN (ms of the wall clock) as text; null for 0. */
+void show_time_json(struct json *j, const char *key, uint64_t when);
+
+/* show_move.c */
+bool show_move_ended(const Um__MigrationInfo *m);
+/* How a move that is under way stands, for a person, in one line:
+ *   lab/g: copying, round 2: 12M sent, ~13M left, 98M/s, 130ms; downtime ~210ms
+ * The downtime only where it is known; SIZE is that of OUT; what is more is cut off. */
+void show_move_line(const Um__MigrationInfo *m, char *out, size_t size);
+/* Prints "GUEST moved from A to B in 3 s, stopped for ..." */
 void show_moved(const Um__MigrationInfo *m);
+void show_move_cells(const Um__MigrationInfo *m, bool wide, struct table *t);
+void show_move_json(const Um__MigrationInfo *m, struct json *j);
 
 /* cmd_prune.c */
 void show_orphan_cells(const Um__OrphanInfo *o, bool wide, struct table *t);

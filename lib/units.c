@@ -142,6 +142,10 @@ const char *units_duration(char buf[UNITS_TEXT], uint64_t ms)
 		(void)snprintf(buf, UNITS_TEXT, "%" PRIu64 "ms", ms);
 		return buf;
 	}
+	if (ms < 10000 && ms % 1000 >= 100) {
+		(void)snprintf(buf, UNITS_TEXT, "%" PRIu64 ".%" PRIu64 "s", s, ms % 1000 / 100);
+		return buf;
+	}
 	for (size_t i = 0; i < 4; i++) {
 		uint64_t n = s / parts[i].s, rest = s % parts[i].s;
 

@@ -18,7 +18,7 @@ int units_parse_cpus(const char *text, uint32_t *milli, struct err *err);
 #define UNITS_TEXT 24
 /* Shortest exact or 3-digit form: "64M", "1.5G".  Returns BUF. */
 const char *units_size(char buf[UNITS_TEXT], uint64_t bytes);
-/* "3s", "2m10s", "5h", "3d4h". */
+/* "210ms", "1.4s" (tenths below 10 s), "34s", "2m10s", "5h", "3d4h". */
 const char *units_duration(char buf[UNITS_TEXT], uint64_t ms);
 const char *units_cpus(char buf[UNITS_TEXT], uint32_t milli);
 

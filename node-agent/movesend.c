@@ -10,6 +10,7 @@
 #include "node-agent/movelog.h"
 
 #define RETRY_MS 200
+#define RATE_MS 200 /* of a round, before its rate says something */
 
 struct movesend {
 	struct loop *loop;
@@ -319,8 +320,8 @@ static void round_end(struct movesend *s)
 		s->st.rate = bytes * 1000 / ms + 1;
 	/* The next round has what was written during this one: at most about as much as
 	 * this one had; and the disk is looked at once more. */
-	expected = s->st.progress.round == 1 ? UINT32_MAX - 1 : bytes * 1000 / s->st.rate;
-	s->st.expected_ms = expected < UINT32_MAX ? (uint32_t)expected : UINT32_MAX - 1;
+	expected = s->st.progress.round == 1 ? UINT32_MAX : bytes * 1000 / s->st.rate;
+	s->st.expected_ms = expected < UINT32_MAX ? (uint32_t)expected : UINT32_MAX;
 	s->round_last = bytes ? bytes : 1;
 	crash_point("move-round");
 	if (s->last_asked || (expected > s->config.max_downtime_ms && shrinks &&
@@ -594,7 +595,11 @@ void movesend_set_rate(struct movesend *send, uint64_t rate)
 
 void movesend_status(const struct movesend *send, struct movesend_status *out)
 {
+	uint64_t ms = loop_now(send->loop) - send->round_began;
+
 	*out = send->st;
+	if (send->st.state == MS_ROUND && ms >= RATE_MS)
+		out->rate = send->st.progress.round_bytes * 1000 / ms;
 }
 
 void movesend_close(struct movesend *send)

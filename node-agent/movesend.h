@@ -62,7 +62,7 @@ struct movesend_status {
 	enum movesend_state state;
 	struct moveout_progress progress;
 	uint64_t bytes, wire_bytes; /* of all sessions */
-	uint64_t rate;		    /* measured in the last whole round, bytes a second */
+	uint64_t rate;		    /* bytes a second, of this round so far, else of the last */
 	uint32_t expected_ms;	    /* for the last difference; UINT32_MAX: not known yet */
 	uint32_t breaks;
 };

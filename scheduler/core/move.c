@@ -330,8 +330,9 @@ static int may_move(
 	if (guest->evicted)
 		return err_set(err, -EBUSY, "guest %s gives way to others", guest->name);
 	if (guest->move)
-		return err_set(err, -EBUSY, "guest %s moves already, to %s", guest->name,
-			guest->move->target);
+		return err_set(err, -EBUSY,
+			"guest %s moves already, to %s ('clusterctl migrate %s --cancel' ends it)",
+			guest->name, guest->move->target, guest->name);
 	if (guest->host->state == CORE_HOST_LOST || guest->host->state == CORE_HOST_JOINING)
 		return err_set(err, -EBUSY, "guest %s: its host %s is %s", guest->name,
 			guest->host->name, core_host_state_name(guest->host->state));

@@ -141,7 +141,17 @@ check "it is cancelled" ctl migrate $G --cancel
 kill -CONT "$agent"
 put_back preparing
 
+# As somebody who waits for it at a terminal and presses Ctrl-C.
 check "a move copies" slowly
+script -qec "stty cols 120; timeout -s INT 3 '$BIN/clusterctl' migrate $G --to $to --rate 1M --wait" /dev/null > "$STATE/again" 2>&1
+check "a second one is refused, and says how to end the first" grep -q "migrate $G --cancel" "$STATE/again"
+check "it is cancelled" ctl migrate $G --cancel
+put_back copying
+script -qec "stty cols 120; timeout --foreground -s INT 4 '$BIN/clusterctl' migrate $G --to $to --rate 1M --wait" /dev/null < /dev/null > "$STATE/out" 2>&1
+check "who waits sees phase, round, bytes, rate, time" grep -qE "$G: copying, round 1: [^ ]+ sent, ~[^ ]+ left, [^ ]+/s, [0-9.a-z]+" "$STATE/out"
+check "after Ctrl-C it goes on" grep -q "it goes on" "$STATE/out"
+check "as is said" move_is $G copying
+check "get migrations shows rate and what is left" grep -qE "$G .* copying +1 +[0-9.]+[KM] +[0-9.]+[KM] +[0-9.]+[KM]/s" <(ctl get migrations)
 check "it is cancelled" ctl migrate $G --cancel
 put_back copying
 

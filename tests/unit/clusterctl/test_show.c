@@ -193,6 +193,91 @@ static void test_kinds(void **state)
 	assert_null(kind_find(""));
 }
 
+static Um__MigrationInfo a_move(void)
+{
+	Um__MigrationInfo m = UM__MIGRATION_INFO__INIT;
+
+	m.move = 7;
+	m.guest = (char *)(uintptr_t) "lab/g";
+	m.from = (char *)(uintptr_t) "h1";
+	m.to = (char *)(uintptr_t) "h2";
+	m.state = (char *)(uintptr_t) "copying";
+	m.round = 2;
+	m.bytes_done = 3 << 20;
+	m.bytes_left = 6 << 20;
+	m.bytes_total = 40 << 20;
+	m.wire_bytes = 20 << 20;
+	m.rate = 2 << 20;
+	m.expected_ms = 210;
+	m.started_at = UINT64_C(1700000000000);
+	return m;
+}
+
+static void line_is(const Um__MigrationInfo *m, const char *wanted)
+{
+	char line[256], cut[12];
+
+	show_move_line(m, line, sizeof(line));
+	assert_string_equal(line, wanted);
+	show_move_line(m, cut, sizeof(cut));
+	assert_int_equal(strlen(cut), sizeof(cut) - 1);
+	assert_memory_equal(cut, wanted, sizeof(cut) - 1);
+}
+
+static void test_move_line(void **state)
+{
+	Um__MigrationInfo m = a_move();
+
+	(void)state;
+	line_is(&m, "lab/g: copying, round 2: 3M sent, ~6M left, 2M/s, 3s; downtime ~210ms");
+	m.expected_ms = 0;
+	m.rate = 0;
+	line_is(&m, "lab/g: copying, round 2: 3M sent, ~6M left");
+	m.state = (char *)(uintptr_t) "preparing";
+	m.reason = (char *)(uintptr_t) "h2 fetches its image";
+	line_is(&m, "lab/g: preparing: h2 fetches its image");
+	assert_false(show_move_ended(&m));
+	m.state = (char *)(uintptr_t) "cancelled";
+	assert_true(show_move_ended(&m));
+}
+
+static void rows(const Um__GetReply *reply, const char *kind, struct buf *out)
+{
+	const struct kind *k = kind_find(kind);
+	struct table *t = table_new(k->wide, k->wide_count);
+
+	for (size_t i = 0; show_cells(reply, k->kind, i, true, t); i++)
+		;
+	out->size = 0;
+	captured(t, out);
+	table_free(t);
+}
+
+static void test_move_cells(void **state)
+{
+	Um__MigrationInfo m = a_move(), *moves[] = {&m};
+	Um__GetReply reply = UM__GET_REPLY__INIT;
+	struct buf b;
+
+	(void)state;
+	buf_init(&b);
+	reply.migrations = moves;
+	reply.n_migrations = 1;
+	rows(&reply, "migrations", &b);
+	assert_non_null(strstr(buf_text(&b), "2M/s"));
+	assert_non_null(strstr(buf_text(&b), "~210ms"));
+	m.state = (char *)(uintptr_t) "done";
+	m.frozen_at = m.started_at + 1000;
+	m.running_at = m.started_at + 1307;
+	m.ended_at = m.started_at + 1400;
+	rows(&reply, "migrations", &b);
+	assert_null(strstr(buf_text(&b), "2M/s"));
+	assert_null(strstr(buf_text(&b), "~"));
+	assert_non_null(strstr(buf_text(&b), "307ms"));
+	assert_non_null(strstr(buf_text(&b), "1.4s"));
+	buf_free(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -200,6 +285,8 @@ int main(void)
 		cmocka_unit_test(test_yaml),
 		cmocka_unit_test(test_table),
 		cmocka_unit_test(test_kinds),
+		cmocka_unit_test(test_move_line),
+		cmocka_unit_test(test_move_cells),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -84,6 +84,9 @@ static void test_text(void **state)
 	assert_string_equal(units_duration(b, 0), "0ms");
 	assert_string_equal(units_duration(b, 999), "999ms");
 	assert_string_equal(units_duration(b, 3000), "3s");
+	assert_string_equal(units_duration(b, 3099), "3s");
+	assert_string_equal(units_duration(b, 9999), "9.9s");
+	assert_string_equal(units_duration(b, 10900), "10s");
 	assert_string_equal(units_duration(b, 130000), "2m10s");
 	assert_string_equal(units_duration(b, 5 * 3600000), "5h");
 	assert_string_equal(units_duration(b, 76 * 3600000), "3d4h");

@@ -397,6 +397,26 @@ static void test_orphan_unused(void **state)
 	assert_false(folder_exists(w, "guests"));
 }
 
+/* Its ports go with a guest also when an agent before this one made them: a port that
+ * stays would keep its address here after a move. */
+static void test_ports_after_restart(void **state)
+{
+	struct world *w = *state;
+
+	w->with_nics = true;
+	(void)one(w);
+	assert_int_equal(w->fake.ports[0], 1);
+	w->guests[0].run = false;
+	say_guests(w, false, 0, 1);
+	until_phase(w, UM__PHASE__STOPPED);
+	restart_all(w);
+	until(w, is_here, NULL);
+	w->guest_count = 0;
+	say_all(w);
+	until(w, is_gone, UID(1));
+	assert_int_equal(w->fake.ports[0], 0);
+}
+
 static void test_agent_restart(void **state)
 {
 	struct world *w = *state;
@@ -648,6 +668,7 @@ int main(void)
 		T(test_orphan),
 		T(test_set_aside),
 		T(test_orphan_unused),
+		T(test_ports_after_restart),
 		T(test_agent_restart),
 		T(test_dies_anywhere),
 		T(test_live_change),
