@@ -62,7 +62,6 @@ int main(int argc, char **argv)
 	const struct log_config log = {
 		.program = "clusterctl", .instance = "", .level = LOG_ERROR, .fd = 2};
 	struct ctl ctl = {0};
-	static char version[] = "version";
 	static const char *const globals[] = {"server", "context", "version", "help"};
 	const char *names[32];
 	size_t count = 0;
@@ -84,8 +83,11 @@ int main(int argc, char **argv)
 		verbs_show(stdout);
 		return EXIT_OK;
 	}
-	if (strcmp(argv[1], "--version") == 0)
-		argv[1] = version;
+	/* Without a scheduler, as any program does. */
+	if (strcmp(argv[1], "--version") == 0) {
+		(void)printf("clusterctl %s\n", UMLAUT_VERSION);
+		return EXIT_OK;
+	}
 	ctl.verb = verb_find(argv[1]);
 	if (!ctl.verb && argv[1][0] == '-')
 		return usage_unknown("clusterctl", argv[1], globals, 4);
