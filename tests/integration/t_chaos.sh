@@ -148,7 +148,21 @@ reach() { # each other: some of them
 	mapfile -t names < <(ctl get guests -o name)
 	for i in 1 2 3 4; do
 		a=${names[RANDOM % COUNT]} b=${names[RANDOM % COUNT]}
-		ctl exec "$a" -- ping -c 1 -W 5 "$(guest_json "$b" 'networks[0].address')" || { echo "$a does not reach $b"; return 1; }
+		ctl exec "$a" -- ping -c 1 -W 5 "$(guest_json "$b" 'networks[0].address')" || { unreached "$a" "$b"; return 1; }
+	done
+}
+unreached() { # A B: does it stay so, and what do both hosts know of them?
+	local g h
+	echo "$1 on $(guest_json "$1" host) does not reach $2 on $(guest_json "$2" host); tried again:"
+	ctl exec "$1" -- ping -c 3 "$(guest_json "$2" 'networks[0].address')"
+	ctl exec "$1" -- ip neigh
+	for h in $(guest_json "$1" host) $(guest_json "$2" host); do
+		for g in "$1" "$2"; do
+			echo "$h of $g:"
+			nsenter --net="$(state_dir "$h")/overlay.netns" sh -c "bridge fdb; ip neigh" |
+				grep -iE "$(guest_json "$g" 'networks[0].mac')"
+		done
+		nsenter --net="$(state_dir "$h")/overlay.netns" sh -c "ip -br link; bridge fdb | grep 00:00:00:00:00:00"
 	done
 }
 # All the while: no guest runs twice.
