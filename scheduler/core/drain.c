@@ -10,7 +10,6 @@
 
 /* Guests looked at in one event; the others follow in the next ones. */
 #define TRIES 32u
-#define RETRY_MS 2000u
 #define RETRY_MAX_MS 60000u
 #define FAR_AWAY UINT64_MAX
 
@@ -18,16 +17,19 @@
 
 static uint64_t pause_ms(uint32_t passes)
 {
-	uint64_t ms = RETRY_MS;
+	uint64_t ms = DRAIN_RETRY_MS;
 
 	for (; passes > 1 && ms < RETRY_MAX_MS; passes--)
 		ms *= 2;
 	return ms < RETRY_MAX_MS ? ms : RETRY_MAX_MS;
 }
 
-static void begin_pass(struct core *core, struct core_drain *d, struct core_host *host)
+static void begin_pass(
+	struct core *core, struct core_drain *d, struct core_host *host, uint64_t now)
 {
 	d->at = host->guests;
+	d->looked_at = now;
+	d->failed = false;
 	d->stuck = 0;
 	d->retry_at = 0;
 	core->drain_due = true;
@@ -89,6 +91,7 @@ void drain_moved(struct core *core, const struct core_move *m, bool away)
 		return;
 	}
 	d->stuck++;
+	d->failed = true;
 	(void)snprintf(d->reason, sizeof(d->reason), "%s: %s", m->name, m->reason);
 }
 
@@ -179,6 +182,26 @@ void drain_step(struct core *core, uint64_t now, struct core_out *out)
 	step(core, host, now, out);
 }
 
+void drain_room(struct core *core, uint64_t now)
+{
+	struct core_host *host;
+
+	EACH(core, host)
+	{
+		struct core_drain *d = host->drain;
+
+		/* What failed frees the room it had: not a reason to try it at once. */
+		if (d->ended_at || !d->retry_at || d->failed)
+			continue;
+		if (now < d->looked_at) /* the clock was set back */
+			d->looked_at = 0;
+		if (now >= d->looked_at + DRAIN_RETRY_MS)
+			begin_pass(core, d, host, now);
+		else if (d->retry_at > d->looked_at + DRAIN_RETRY_MS)
+			d->retry_at = d->looked_at + DRAIN_RETRY_MS;
+	}
+}
+
 uint64_t drain_tick(struct core *core, uint64_t now, struct core_out *out)
 {
 	uint64_t next = FAR_AWAY;
@@ -191,7 +214,7 @@ uint64_t drain_tick(struct core *core, uint64_t now, struct core_out *out)
 		if (d->ended_at)
 			continue;
 		if (d->retry_at && d->retry_at <= now)
-			begin_pass(core, d, host);
+			begin_pass(core, d, host, now);
 		if (d->at && d->moving < d->parallel)
 			core->drain_due = true;
 	}
@@ -254,7 +277,7 @@ int core_drain(struct core *core, const char *name, uint32_t parallel, uint64_t 
 			"guests that are to leave it: %u", host->guest_count);
 	}
 	move_refuse_into(core, host, now, out);
-	begin_pass(core, d, host);
+	begin_pass(core, d, host, now);
 	out_dirty(out, CORE_KIND_HOST, host->name);
 	place_pending(core, now, out);
 	return 0;
@@ -309,5 +332,5 @@ void drain_loaded(struct core *core)
 	struct core_host *host;
 
 	EACH(core, host)
-	begin_pass(core, host->drain, host);
+	begin_pass(core, host->drain, host, 0);
 }

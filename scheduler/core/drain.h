@@ -22,6 +22,7 @@
 
 #define CORE_DRAIN_PARALLEL 4u /* moves at once, where nothing is said */
 #define CORE_DRAIN_PARALLEL_MAX 64u
+#define DRAIN_RETRY_MS 2000u /* between two tries; longer while nothing changes */
 
 struct core_drain {
 	uint32_t parallel;
@@ -36,6 +37,8 @@ struct core_drain {
 	struct core_guest *at;	       /* to be looked at next; NULL: the pass is over */
 	uint32_t passes;	       /* in a row by which no guest got away */
 	uint64_t retry_at;	       /* wall clock; 0: not waiting */
+	uint64_t looked_at;	       /* wall clock; when the pass began */
+	bool failed;		       /* in this pass: a move, not only the search for a host */
 	struct core_host *prev, *next; /* all hosts with a drain */
 };
 
@@ -54,6 +57,9 @@ int core_load_drain(
 
 /* At the end of an event: begins moves where there is room for some. */
 void drain_step(struct core *core, uint64_t now, struct core_out *out);
+/* Room became free somewhere, a host came or takes guests again: those that found no host
+ * are tried again, at the earliest DRAIN_RETRY_MS after the last time.  O(drains). */
+void drain_room(struct core *core, uint64_t now);
 /* The milliseconds until it should be called again. */
 uint64_t drain_tick(struct core *core, uint64_t now, struct core_out *out);
 /* The guest leaves its host's list. */

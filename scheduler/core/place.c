@@ -408,6 +408,7 @@ void place_pending(struct core *core, uint64_t now, struct core_out *out)
 		core->place_due = false;
 		core->retry_left = core->waiting_count;
 		core->retry_at = core->waiting;
+		drain_room(core, now);
 	}
 	for (uint32_t tries = 0; tries < TRIES && core->retry_left; tries++) {
 		struct core_group *group = core->retry_at;
