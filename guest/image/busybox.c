@@ -329,7 +329,8 @@ static int make_stage(char path[PATH_MAX], struct err *err)
 	size_t i;
 
 	for (i = 0; i < sizeof(roots) / sizeof(roots[0]); i++)
-		if (str_format(path, PATH_MAX, "%s/umlaut-image.XXXXXX", roots[i]) > 0 &&
+		if (str_format(path, PATH_MAX, "%s/umlaut-image.%d.XXXXXX", roots[i],
+			    (int)getpid()) > 0 &&
 			mkdtemp(path))
 			return 0;
 	return err_errno(err, errno, "temporary folder %s", path);
