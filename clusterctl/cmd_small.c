@@ -155,6 +155,8 @@ static int print_info(void *arg, const Um__Envelope *env)
 		return 0;
 	(void)printf("scheduler  %s, up %s, store %s\ncluster    %s\nrole       %s\n", s->version,
 		out_age(age, s->started_at), s->store, s->cluster_id, s->role);
+	if (*s->store_trouble)
+		(void)printf("trouble    %s\n", s->store_trouble);
 	return 0;
 }
 

@@ -200,6 +200,17 @@ static void announce_key(struct serve *s, const struct agent *fresh)
 	}
 }
 
+/* False: this host was given up, or was never here. */
+static bool keeps_lease(struct serve *s, const char *name, uint64_t disk_free)
+{
+	const struct core_host *host = core_host(s->core, name);
+
+	/* After a restart the core has not heard of any host yet, and cannot be told now. */
+	if (s->stuck && host && host->state == CORE_HOST_JOINING)
+		return true;
+	return core_heartbeat(s->core, name, disk_free, proc_wall_ms(), proc_mono_ms()) == 0;
+}
+
 static void hello(struct serve *s, const struct peer *from, const Um__Envelope *env)
 {
 	const Um__AgentHello *h = env->agent_hello;
@@ -235,6 +246,13 @@ static void hello(struct serve *s, const struct peer *from, const Um__Envelope *
 		(void)convert_observed(h->guests[i], &observed[i]);
 		boots_seen(s, h->host, h->guests[i]);
 	}
+	if (s->stuck && !keeps_lease(s, h->host, facts.disk_free)) {
+		serve_refuse(s, from, env->id, UM__ERROR_CODE__NO_SPACE,
+			"the scheduler's disk is full: it cannot take host '%s' in now", h->host);
+		facts_free(&facts);
+		free(observed);
+		return;
+	}
 	agent = session(s, from, h);
 	for (size_t i = 0; i < h->n_blobs; i++)
 		if (h->blobs[i].len == CORE_ID)
@@ -246,8 +264,12 @@ static void hello(struct serve *s, const struct peer *from, const Um__Envelope *
 	reply.body_case = UM__ENVELOPE__BODY_AGENT_WELCOME;
 	reply.agent_welcome = &welcome;
 	commit_reply(s, from, &reply);
-	if (core_host_hello(s->core, &facts, observed, h->n_guests, proc_wall_ms(), proc_mono_ms(),
-		    &s->out, &err) < 0) {
+	if (s->stuck) {
+		/* Its lease goes on; what it says is asked for again. */
+		agent->observed_gap = true;
+		agent->full_due = true;
+	} else if (core_host_hello(s->core, &facts, observed, h->n_guests, proc_wall_ms(),
+			   proc_mono_ms(), &s->out, &err) < 0) {
 		serve_error(s, from, env->id, &err);
 		core_out_reset(&s->out);
 	} else {
@@ -302,13 +324,12 @@ static void heartbeat(struct serve *s, struct agent *agent, const Um__Envelope *
 			"the session is over: say hello again");
 		return;
 	}
-	if (reports_lost(agent, h)) {
+	if (!s->stuck && reports_lost(agent, h)) {
 		serve_refuse(s, &agent->peer, env->id, UM__ERROR_CODE__CONFLICT,
 			"a report was lost: say hello again");
 		return;
 	}
-	if (core_heartbeat(s->core, agent->host, h->usage ? h->usage->disk_free_bytes : 0,
-		    proc_wall_ms(), proc_mono_ms()) < 0) {
+	if (!keeps_lease(s, agent->host, h->usage ? h->usage->disk_free_bytes : 0)) {
 		serve_refuse(s, &agent->peer, env->id, UM__ERROR_CODE__CONFLICT,
 			"this host was given up: say hello again");
 		return;
@@ -320,7 +341,8 @@ static void heartbeat(struct serve *s, struct agent *agent, const Um__Envelope *
 	reply.body_case = UM__ENVELOPE__BODY_HEARTBEAT_REPLY;
 	reply.heartbeat_reply = &body;
 	serve_send(s, &agent->peer, &reply);
-	check_behind(s, agent, h);
+	if (!s->stuck)
+		check_behind(s, agent, h);
 }
 
 /* Not one of an older session, one heard before, or one that was overtaken. */
@@ -418,6 +440,10 @@ bool agents_message(struct serve *s, const struct peer *from, const Um__Envelope
 	}
 	if (env->body_case == UM__ENVELOPE__BODY_HEARTBEAT)
 		heartbeat(s, agent, env);
+	else if (s->stuck && env->body_case == UM__ENVELOPE__BODY_OBSERVED)
+		agent->observed_gap = true;
+	else if (s->stuck)
+		agent->full_due = true;
 	else if (env->body_case == UM__ENVELOPE__BODY_OBSERVED)
 		observed(s, agent, env);
 	else

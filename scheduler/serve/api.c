@@ -15,6 +15,7 @@ static void client_hello(struct serve *s, const struct peer *from, const Um__Env
 {
 	Um__Envelope reply = wire_env(env->id);
 	Um__ServerInfo info = UM__SERVER_INFO__INIT;
+	const char *trouble;
 
 	info.version = (char *)(uintptr_t)UMLAUT_VERSION;
 	info.cluster_id = s->cluster_id;
@@ -22,6 +23,8 @@ static void client_hello(struct serve *s, const struct peer *from, const Um__Env
 	info.now = proc_wall_ms();
 	info.started_at = s->started_at;
 	info.store = (char *)(uintptr_t) "sqlite";
+	(void)store_health(s->store, &trouble);
+	info.store_trouble = (char *)(uintptr_t)trouble;
 	reply.body_case = UM__ENVELOPE__BODY_SERVER_INFO;
 	reply.server_info = &info;
 	serve_send(s, from, &reply);
@@ -492,6 +495,8 @@ void api_message(void *arg, struct zsock *sock, const struct zpeer *z, const Um_
 					wire_body_name(env->body_case));
 			return;
 		}
+		if (frozen_message(s, &from, env))
+			return;
 		if (e->handler) {
 			e->handler(s, &from, env);
 			return;

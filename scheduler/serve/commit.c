@@ -192,8 +192,9 @@ void commit_reply(struct serve *s, const struct peer *to, Um__Envelope *env)
 	struct batch *b;
 	struct err err = ERR_INIT;
 
-	/* With nothing on its way to the disk there is nothing to wait for. */
-	if (!store_pending(s->store)) {
+	/* With nothing on its way to the disk there is nothing to wait for; nor is there,
+	 * for who knows how long, when the disk is full. */
+	if (s->stuck || !store_pending(s->store)) {
 		serve_send(s, to, env);
 		return;
 	}

@@ -38,6 +38,10 @@ static void on_tick(void *arg)
 	uint64_t next;
 
 	check_slept(s);
+	if (s->stuck) {
+		arm_tick(s, 1000);
+		return;
+	}
 	s->asked_us = proc_wall_us();
 	next = core_tick(s->core, proc_wall_ms(), proc_mono_ms(), &s->out);
 	if (s->out.dirty_count || s->out.log_count || s->out.action_count)
@@ -108,6 +112,7 @@ static int open_state(struct serve *s, struct err *err)
 	const struct core_config config = {.lease_ms = s->config.lease_ms};
 	char path[600], url[640];
 	uint8_t random[16];
+	const char *why;
 	bool fresh;
 	int rc;
 
@@ -120,6 +125,11 @@ static int open_state(struct serve *s, struct err *err)
 	rc = curve_load_or_make(path, &s->keys, err);
 	if (rc == 0)
 		rc = store_open(s->loop, s->config.store ? s->config.store : url, &s->store, err);
+	if (rc == 0) {
+		store_on_health(s->store, frozen_health, s);
+		if (store_health(s->store, &why) != STORE_WELL)
+			frozen_health(s, STORE_LOW, why);
+	}
 	if (rc == 0)
 		rc = core_new(&config, &s->core, err);
 	if (rc == 0)

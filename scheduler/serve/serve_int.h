@@ -148,7 +148,8 @@ struct serve {
 	struct core *core;
 	struct core_out out;
 	struct store *store;
-	bool broken;
+	bool broken, stuck; /* stuck: its disk is full (frozen.c) */
+	uint64_t stuck_at;  /* monotonic */
 	char cluster_id[40];
 	uint64_t started_at;
 	struct loop_timer *tick;
@@ -188,6 +189,15 @@ void serve_refuse(struct serve *s, const struct peer *to, uint64_t id, Um__Error
 	const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 void serve_ok(struct serve *s, const struct peer *to, uint64_t id);
 void serve_tick_soon(struct serve *s);
+
+/* ---------------------------------------------------------------- frozen.c */
+
+/* While the store's disk is full nothing that would have to be recorded is begun: the
+ * core stands still, as if this process were stopped.  Leases go on, and so do streams
+ * and whatever only reads. */
+void frozen_health(void *arg, enum store_health health, const char *why);
+/* True: ENV is refused, or put off, and done with. */
+bool frozen_message(struct serve *s, const struct peer *from, const Um__Envelope *env);
 
 /* ---------------------------------------------------------------- records.c */
 
@@ -244,7 +254,8 @@ Um__Nic *view_nic(const struct core_nic *nic, struct arena *a);
 
 /* ---------------------------------------------------------------- agents.c */
 
-/* True when ENV is an agent's message. */
+/* True when ENV is an agent's message.  While the store is stuck sessions begin and
+ * leases go on, and what agents report is put off: they are asked for all of it later. */
 bool agents_message(struct serve *s, const struct peer *from, const Um__Envelope *env);
 /* Those whose messages were lost get everything anew. */
 void agents_resync(struct serve *s);

@@ -21,6 +21,9 @@ struct backend_ops {
 		struct err *err);
 	int (*commit)(struct backend *backend, uint64_t revision, struct err *err);
 	void (*rollback)(struct backend *backend);
+	/* NULL: has none.  WANTED: sees to it that space is set aside, -ENOSPC when there is
+	 * too little.  Otherwise gives it up: 1, or 0 when there was none. */
+	int (*reserve)(struct backend *backend, bool wanted, struct err *err);
 };
 
 extern const struct backend_ops backend_sqlite, backend_memory;

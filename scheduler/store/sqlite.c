@@ -2,23 +2,32 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <sqlite3.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
 
 #include "scheduler/store/backend.h"
 
 #define SCHEMA_VERSION 1
+/* Room for what is under way when the disk gets full: some thousand changes of guests. */
+#define RESERVE_BYTES (8u << 20)
 
 struct backend {
 	sqlite3 *db;
 	sqlite3_stmt *get, *put, *del, *rev;
-	char path[512];
+	char path[512], reserve[544];
+	bool reserved;
 };
 
 static int fail(struct backend *b, struct err *err, const char *what)
 {
 	int code = sqlite3_errcode(b->db) & 0xff;
 
+	if (code == SQLITE_IOERR &&
+		(sqlite3_system_errno(b->db) == ENOSPC || sqlite3_system_errno(b->db) == EDQUOT))
+		code = SQLITE_FULL;
 	switch (code) {
 	case SQLITE_FULL:
 		return err_set(err, -ENOSPC, "store %s: the disk is full", b->path);
@@ -120,6 +129,58 @@ static void sqlite_close(struct backend *b)
 	free(b);
 }
 
+/* What is in the write-ahead log goes into the database, and its space is free. */
+static void shrink(struct backend *b)
+{
+	(void)sqlite3_exec(b->db, "PRAGMA wal_checkpoint(TRUNCATE)", NULL, NULL, NULL);
+}
+
+static int sqlite_reserve(struct backend *b, bool wanted, struct err *err)
+{
+	struct statvfs fs;
+	uint64_t room;
+	int fd, rc;
+
+	if (!wanted) {
+		bool had = b->reserved;
+
+		b->reserved = false;
+		return unlink(b->reserve) == 0 || had;
+	}
+	if (b->reserved)
+		return 0;
+	if (statvfs(b->path, &fs) == 0) {
+		room = (uint64_t)fs.f_bavail * fs.f_frsize;
+		if (room < 2 * (uint64_t)RESERVE_BYTES && access(b->reserve, F_OK) != 0) {
+			shrink(b);
+			return err_set(err, -ENOSPC,
+				"the disk with the cluster's state (%s) is about full: %" PRIu64
+				" KiB are left",
+				b->path, room >> 10);
+		}
+	}
+	fd = open(b->reserve, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	rc = fd < 0 ? errno : posix_fallocate(fd, 0, RESERVE_BYTES);
+	if (fd >= 0)
+		(void)close(fd);
+	if (rc) {
+		(void)unlink(b->reserve);
+		return err_errno(err, rc, "space set aside in %s", b->reserve);
+	}
+	b->reserved = true;
+	return 0;
+}
+
+static int begin_life(struct backend *b, struct err *err)
+{
+	/* The exclusive lock keeps a second scheduler out for as long as we live. */
+	return run(b,
+		"PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL;"
+		"PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;"
+		"BEGIN EXCLUSIVE; COMMIT",
+		err);
+}
+
 static int sqlite_open(const char *path, struct backend **out, uint64_t *revision, struct err *err)
 {
 	struct backend *b = calloc(1, sizeof(*b));
@@ -129,18 +190,17 @@ static int sqlite_open(const char *path, struct backend **out, uint64_t *revisio
 	if (!b)
 		return err_set(err, -ENOMEM, "memory is short for the store");
 	(void)sqlite3_snprintf(sizeof(b->path), b->path, "%s", path);
+	(void)sqlite3_snprintf(sizeof(b->reserve), b->reserve, "%s.reserve", b->path);
 	if (sqlite3_open_v2(path, &b->db,
 		    SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX,
 		    NULL) != SQLITE_OK) {
 		rc = fail(b, err, "open");
 		goto out;
 	}
-	/* The exclusive lock keeps a second scheduler out for as long as we live. */
-	rc = run(b,
-		"PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL;"
-		"PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;"
-		"BEGIN EXCLUSIVE; COMMIT",
-		err);
+	rc = begin_life(b, err);
+	/* Full, and nobody was here to give up the reserve. */
+	if (rc == -ENOSPC && sqlite_reserve(b, false, NULL) > 0)
+		rc = begin_life(b, err);
 	if (rc == 0)
 		rc = schema(b, err);
 	if (rc == 0)
@@ -255,4 +315,5 @@ const struct backend_ops backend_sqlite = {
 	.apply = sqlite_apply,
 	.commit = sqlite_commit,
 	.rollback = sqlite_rollback,
+	.reserve = sqlite_reserve,
 };

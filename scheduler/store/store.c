@@ -29,6 +29,8 @@ struct store_watch {
 	struct store_watch *prev, *next;
 };
 
+#define RETRY_MS 1000u
+
 struct store {
 	struct loop *loop;
 	const struct backend_ops *ops;
@@ -40,7 +42,12 @@ struct store {
 	uint64_t revision;	/* durable */
 	uint64_t next_revision; /* of the pool thread, while busy */
 	struct err broken;
+	struct err stuck, low; /* .code: it is so */
+	enum store_health told;
+	store_health_fn *on_health;
+	void *health_arg;
 	struct loop_defer *start;
+	struct loop_timer *retry;
 	struct store_watch *watches;
 };
 
@@ -61,6 +68,7 @@ static void txn_free(struct txn *txn)
 
 static int run_txn(struct store *store, struct txn *txn, struct err *err)
 {
+	txn->rc = 0;
 	for (size_t i = 0; i < txn->compare_count; i++) {
 		uint64_t have;
 		int rc = store->ops->revision_of(store->backend, txn->compares[i].key, &have, err);
@@ -87,30 +95,49 @@ static int run_txn(struct store *store, struct txn *txn, struct err *err)
 	return 0;
 }
 
-static void work(void *arg)
+static int run_group(struct store *store, struct err *err)
 {
-	struct store *store = arg;
 	struct txn *txn;
 	int rc;
 
-	bool any = false;
+	store->next_revision = store->revision;
+	rc = store->ops->begin(store->backend, err);
+	for (txn = store->group; rc == 0 && txn; txn = txn->next)
+		rc = run_txn(store, txn, err);
+	if (rc == 0)
+		rc = store->ops->commit(store->backend, store->next_revision, err);
+	if (rc == 0)
+		return 0;
+	store->ops->rollback(store->backend);
+	return err->code ? err->code : err_set(err, rc, "the store does not take a change");
+}
+
+static void work(void *arg)
+{
+	struct store *store = arg;
+	struct err low = ERR_INIT;
+	bool any = false, given_up = false;
+	int rc = 0;
 
 	store->next_revision = store->revision;
-	for (txn = store->group; txn; txn = txn->next)
+	for (struct txn *txn = store->group; txn; txn = txn->next)
 		any |= txn->op_count || txn->compare_count;
 	/* Nothing to write: only a place in the order. */
-	if (!any)
-		return;
-	rc = store->ops->begin(store->backend, &store->broken);
-	for (txn = store->group; rc == 0 && txn; txn = txn->next)
-		rc = run_txn(store, txn, &store->broken);
-	if (rc == 0)
-		rc = store->ops->commit(store->backend, store->next_revision, &store->broken);
-	if (rc < 0) {
-		store->ops->rollback(store->backend);
-		if (!store->broken.code)
-			(void)err_set(&store->broken, rc, "the store does not take a change");
+	if (any) {
+		rc = run_group(store, &store->broken);
+		if (rc == -ENOSPC && store->ops->reserve &&
+			store->ops->reserve(store->backend, false, NULL) > 0) {
+			given_up = true;
+			store->broken = ERR_INIT;
+			rc = run_group(store, &store->broken);
+		}
 	}
+	/* Not at once again: what took the space is likely still taking it. */
+	if (given_up)
+		(void)err_set(&low, -ENOSPC, "the disk with the cluster's state is full");
+	else if (rc == 0 && store->ops->reserve)
+		(void)store->ops->reserve(store->backend, true, &low);
+	store->low = low;
 }
 
 /* ---------------------------------------------------------------- on the loop */
@@ -162,6 +189,50 @@ static void deliver(struct store *store, struct txn *list)
 	sweep_watches(store);
 }
 
+enum store_health store_health(const struct store *store, const char **why)
+{
+	const struct err *err = store->stuck.code ? &store->stuck
+				: store->low.code ? &store->low
+						  : NULL;
+
+	if (why)
+		*why = err ? err_msg(err) : "";
+	return store->stuck.code ? STORE_STUCK : store->low.code ? STORE_LOW : STORE_WELL;
+}
+
+void store_on_health(struct store *store, store_health_fn *fn, void *arg)
+{
+	store->on_health = fn;
+	store->health_arg = arg;
+}
+
+static void tell_health(struct store *store)
+{
+	const char *why;
+	enum store_health health = store_health(store, &why);
+
+	if (health != STORE_WELL && !store->closing)
+		loop_timer_arm(store->retry, RETRY_MS);
+	if (health == store->told)
+		return;
+	store->told = health;
+	if (store->on_health && !store->closing)
+		store->on_health(store->health_arg, health, why);
+}
+
+/* Before what was queued meanwhile: tried again as they are. */
+static void put_back(struct store *store, struct txn *group)
+{
+	struct txn **tail = &group->next;
+
+	while (*tail)
+		tail = &(*tail)->next;
+	*tail = store->queue;
+	if (!store->queue)
+		store->queue_tail = tail;
+	store->queue = group;
+}
+
 static void done(void *arg, bool cancelled)
 {
 	struct store *store = arg;
@@ -171,6 +242,15 @@ static void done(void *arg, bool cancelled)
 		(void)err_set(&store->broken, -ECANCELED, "the store was closed");
 	store->group = NULL;
 	store->busy = false;
+	store->stuck = ERR_INIT;
+	if (store->broken.code == -ENOSPC && group && !store->closing) {
+		store->stuck = store->broken;
+		store->broken = ERR_INIT;
+		put_back(store, group);
+		tell_health(store);
+		return;
+	}
+	tell_health(store);
 	if (!store->broken.code)
 		store->revision = store->next_revision;
 	/* The next group goes to the disk while this one's callbacks run. */
@@ -181,13 +261,10 @@ static void done(void *arg, bool cancelled)
 		loop_defer_run(store->start);
 }
 
-static void start(void *arg)
+static void begin(struct store *store)
 {
-	struct store *store = arg;
 	struct err err = ERR_INIT;
 
-	if (store->busy || !store->queue)
-		return;
 	store->group = store->queue;
 	store->queue = NULL;
 	store->queue_tail = &store->queue;
@@ -203,6 +280,25 @@ static void start(void *arg)
 		store->broken = err;
 		done(store, false);
 	}
+}
+
+static void start(void *arg)
+{
+	struct store *store = arg;
+
+	if (!store->busy && store->queue && !store->stuck.code)
+		begin(store);
+}
+
+/* Is there room now?  Also when nothing waits: for the reserve. */
+static void on_retry(void *arg)
+{
+	struct store *store = arg;
+
+	if (store->busy)
+		loop_timer_arm(store->retry, RETRY_MS);
+	else
+		begin(store);
 }
 
 int store_open(struct loop *loop, const char *url, struct store **out, struct err *err)
@@ -226,8 +322,14 @@ int store_open(struct loop *loop, const char *url, struct store **out, struct er
 	}
 	rc = loop_defer_open(loop, "store", start, store, &store->start, err);
 	if (rc == 0)
+		rc = loop_timer_open(loop, "store", on_retry, store, &store->retry, err);
+	if (rc == 0)
 		rc = store->ops->open(path, &store->backend, &store->revision, err);
+	if (rc == 0 && store->ops->reserve &&
+		store->ops->reserve(store->backend, true, &store->low) < 0)
+		tell_health(store);
 	if (rc < 0) {
+		loop_timer_close(store->retry);
 		loop_defer_close(store->start);
 		free(store);
 		return rc;
@@ -258,6 +360,7 @@ void store_close(struct store *store)
 		/* Those who hear of it may queue more. */
 		deliver(store, group);
 	}
+	loop_timer_close(store->retry);
 	loop_defer_close(store->start);
 	store->ops->close(store->backend);
 	while (store->watches) {

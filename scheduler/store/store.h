@@ -10,9 +10,13 @@
  * Transactions are asynchronous: they are carried out in the order of their
  * store_txn() calls, and a callback runs on the loop when the result is durable
  * (SQLite: WAL with synchronous=FULL), also in that order.  What is queued while
- * one commit is under way goes to the disk together with one sync.  The first
- * failure for want of disk or memory is for good: everything queued behind it
- * fails too, so that nothing is lost in the middle; the owner ends.
+ * one commit is under way goes to the disk together with one sync.
+ *
+ * A full disk is waited out: a reserve (a file beside the database) is given up first,
+ * so that what is under way goes through; when that is used up too, the transactions
+ * are kept, in their order, and tried again each second.  store_health() tells, and
+ * the owner takes nothing new meanwhile.  Any other failure is for good: everything
+ * queued behind it fails too, so that nothing is lost in the middle; the owner ends.
  *
  * One implementation is chosen at store_open(); all pass tests/unit/scheduler/store.
  */
@@ -44,7 +48,7 @@ struct store_op {
 };
 
 /* RC 0: durable, at REVISION.  -ESTALE: a condition does not hold, nothing was
- * done.  Others: the store is broken, ERR says how. */
+ * done.  Others: the store is broken, ERR says how; -ENOSPC only at store_close(). */
 typedef void store_done_fn(void *arg, int rc, uint64_t revision, const struct err *err);
 /* For store_range(): not 0 ends the walk and is returned.  VALUE is borrowed. */
 typedef int store_each_fn(
@@ -67,6 +71,14 @@ int store_range(
  * NULL.  After a negative return FN is not called. */
 int store_txn(struct store *store, const struct store_compare *compares, size_t compare_count,
 	const struct store_op *ops, size_t op_count, store_done_fn *fn, void *arg, struct err *err);
+/* LOW: the disk is about full, the reserve is used up: take only what cannot wait.
+ * STUCK: nothing becomes durable until there is room. */
+enum store_health { STORE_WELL, STORE_LOW, STORE_STUCK };
+/* *WHY (may be NULL): what is the matter, for a person; borrowed, "" when well. */
+enum store_health store_health(const struct store *store, const char **why);
+/* FN is called on the loop after each change of health. */
+typedef void store_health_fn(void *arg, enum store_health health, const char *why);
+void store_on_health(struct store *store, store_health_fn *fn, void *arg);
 /* Transactions queued and not yet durable. */
 size_t store_pending(const struct store *store);
 uint64_t store_revision(const struct store *store);

@@ -2,7 +2,9 @@
 #include "scheduler/serve/serve_int.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include "lib/fs.h"
@@ -20,7 +22,9 @@ struct world {
 	uint64_t deadline, seq;
 	char dir[64], local[96];
 	/* Of the last Desired. */
-	unsigned welcomes, fulls, refusals, beats;
+	unsigned welcomes, fulls, refusals, beats, lists;
+	char refusal[ERR_MSG_SIZE];
+	bool on_disk;
 	uint64_t session, numbered;
 	size_t networks, networks_gone;
 	size_t guests, removed;
@@ -50,6 +54,9 @@ static void on_message(void *arg, struct zsock *sock, const struct zpeer *peer,
 		w->session = env->agent_welcome->session;
 	}
 	w->refusals += env->body_case == UM__ENVELOPE__BODY_ERROR;
+	if (env->body_case == UM__ENVELOPE__BODY_ERROR)
+		(void)snprintf(w->refusal, sizeof(w->refusal), "%s", env->error->message);
+	w->lists += env->body_case == UM__ENVELOPE__BODY_GET_REPLY;
 	w->beats += env->body_case == UM__ENVELOPE__BODY_HEARTBEAT_REPLY;
 	if (env->body_case != UM__ENVELOPE__BODY_DESIRED)
 		return;
@@ -109,10 +116,16 @@ static void world_open(struct world *w)
 	struct serve_config config = {
 		.state_dir = w->dir, .store = "memory:", .local = w->local, .on_broken = on_broken};
 	struct err err = ERR_INIT;
+	bool on_disk = w->on_disk;
 
 	memset(w, 0, sizeof(*w));
+	w->on_disk = on_disk;
 	(void)str_copy(w->dir, sizeof(w->dir), "/tmp/umlaut-serve.XXXXXX");
 	assert_non_null(mkdtemp(w->dir));
+	if (on_disk) {
+		config.store = NULL;
+		assert_int_equal(mount("none", w->dir, "tmpfs", 0, "size=40m"), 0);
+	}
 	(void)str_format(w->local, sizeof(w->local), "ipc://%s/sock", w->dir);
 	unit_ok(loop_new(&w->loop, &err), &err);
 	unit_ok(zctx_new(&w->zctx, &err), &err);
@@ -131,6 +144,8 @@ static void world_close(struct world *w)
 	loop_timer_close(w->check);
 	assert_int_equal(loop_free(w->loop), 0);
 	zctx_free(w->zctx);
+	if (w->on_disk)
+		assert_int_equal(umount(w->dir), 0);
 	unit_ok(fs_remove_tree(w->dir, &err), &err);
 }
 
@@ -226,7 +241,7 @@ static void test_removed_while_away(void **state)
 {
 	struct core_plan plan = {0};
 	struct err err = ERR_INIT;
-	struct world w;
+	struct world w = {0};
 
 	(void)state;
 	world_open(&w);
@@ -312,7 +327,7 @@ static void one(struct world *w)
  * step after the other is left alone. */
 static void test_desired_lost(void **state)
 {
-	struct world w;
+	struct world w = {0};
 
 	(void)state;
 	one(&w);
@@ -333,7 +348,7 @@ static void test_desired_lost(void **state)
  * and repeated ones change nothing. */
 static void test_report_lost(void **state)
 {
-	struct world w;
+	struct world w = {0};
 	const struct core_guest *g;
 
 	(void)state;
@@ -364,7 +379,7 @@ static bool has_guest_again(struct world *w)
 /* A hello that a newer one has overtaken says what is no longer so. */
 static void test_old_hello(void **state)
 {
-	struct world w;
+	struct world w = {0};
 	uint64_t uid;
 
 	(void)state;
@@ -392,7 +407,7 @@ static void test_network_left_and_joined(void **state)
 		.groups = g, .group_count = 1, .networks = &lan, .network_count = 1};
 	struct core_plan plan = {0};
 	struct err err = ERR_INIT;
-	struct world w;
+	struct world w = {0};
 
 	(void)state;
 	assert_non_null(g);
@@ -419,6 +434,132 @@ static void test_network_left_and_joined(void **state)
 	world_close(&w);
 }
 
+static void fill_up(const struct world *w)
+{
+	char path[128], block[4096] = "";
+	int fd;
+
+	(void)snprintf(path, sizeof(path), "%s/filler", w->dir);
+	fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	while (write(fd, block, sizeof(block)) > 0)
+		;
+	assert_int_equal(errno, ENOSPC);
+	(void)close(fd);
+}
+
+static void make_room(const struct world *w)
+{
+	char path[128];
+
+	(void)snprintf(path, sizeof(path), "%s/filler", w->dir);
+	assert_int_equal(unlink(path), 0);
+}
+
+static bool is_well(struct world *w)
+{
+	return store_health(w->serve->store, NULL) == STORE_WELL;
+}
+
+static bool is_listed(struct world *w)
+{
+	return w->lists > 0;
+}
+
+static bool is_welcome_again(struct world *w)
+{
+	return w->welcomes == 2;
+}
+
+static bool is_gone(struct world *w)
+{
+	return w->removed == 1;
+}
+
+static void ask_delete(struct world *w)
+{
+	Um__Envelope env = wire_env(11);
+	Um__DeleteRequest m = UM__DELETE_REQUEST__INIT;
+	struct err err = ERR_INIT;
+	char lab[] = "lab";
+
+	m.deployment = lab;
+	env.body_case = UM__ENVELOPE__BODY_DELETE_REQUEST;
+	env.delete_request = &m;
+	unit_ok(zsock_send(w->agent, NULL, &env, NULL, 0, &err), &err);
+}
+
+static void ask_list(struct world *w)
+{
+	Um__Envelope env = wire_env(12);
+	Um__GetRequest m = UM__GET_REQUEST__INIT;
+	struct err err = ERR_INIT;
+
+	m.kind = UM__KIND__KIND_GUESTS;
+	env.body_case = UM__ENVELOPE__BODY_GET_REQUEST;
+	env.get_request = &m;
+	unit_ok(zsock_send(w->agent, NULL, &env, NULL, 0, &err), &err);
+}
+
+/* The scheduler's disk is full: leases and lists go on, also for an agent that comes
+ * back; changes are refused; what was reported meanwhile is asked for again. */
+static void test_frozen(void **state)
+{
+	struct world w = {.on_disk = true};
+	struct core_host *host;
+	uint64_t seq = 0;
+
+	(void)state;
+	one(&w);
+	for (unsigned i = 0; i < 500 && !w.serve->stuck; i++) {
+		fill_up(&w);
+		report(&w, ++seq, i % 2 ? UM__PHASE__RUNNING : UM__PHASE__STARTING);
+		until_beat(&w, 2, seq);
+	}
+	assert_true(w.serve->stuck);
+	assert_int_equal(w.refusals, 0);
+	ask_delete(&w);
+	until(&w, is_refused);
+	assert_non_null(strstr(w.refusal, "nothing was changed: the scheduler has no room"));
+	assert_non_null(strstr(w.refusal, "the disk is full"));
+	assert_non_null(core_deployment(w.serve->core, "lab"));
+	ask_list(&w);
+	until(&w, is_listed);
+	report(&w, seq + 2, UM__PHASE__RUNNING);
+	for (int i = 0; i < 5; i++)
+		until_beat(&w, 1, seq + 9);
+	/* As after a restart of the scheduler. */
+	host = (struct core_host *)(uintptr_t)core_host(w.serve->core, "h1");
+	host->state = CORE_HOST_JOINING;
+	w.numbered = 2;
+	hello(&w);
+	until(&w, is_welcome_again);
+	until_beat(&w, 0, 0);
+	assert_int_equal(w.refusals, 1);
+	assert_int_equal(w.fulls, 1);
+	/* One that was given up has no lease; its guests may be elsewhere. */
+	host->state = CORE_HOST_LOST;
+	w.refusals = 0;
+	beat(&w, 0, 0);
+	until(&w, is_refused);
+	assert_non_null(strstr(w.refusal, "given up"));
+	host->state = CORE_HOST_UP;
+	make_room(&w);
+	until(&w, is_well);
+	assert_false(w.serve->stuck);
+	w.refusals = 0;
+	beat(&w, 0, 0);
+	until(&w, is_refused);
+	assert_non_null(strstr(w.refusal, "say hello again"));
+	w.numbered = 3;
+	w.guests = 0;
+	hello(&w);
+	until(&w, has_guest);
+	ask_delete(&w);
+	until(&w, is_gone);
+	world_close(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -427,6 +568,7 @@ int main(void)
 		cmocka_unit_test(test_report_lost),
 		cmocka_unit_test(test_old_hello),
 		cmocka_unit_test(test_network_left_and_joined),
+		cmocka_unit_test(test_frozen),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

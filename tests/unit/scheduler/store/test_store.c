@@ -35,6 +35,7 @@ struct world {
 	size_t call_count;
 	size_t wanted;
 	bool waiting;
+	enum store_health until;
 	char seen[4096]; /* what range or a watch told, as text */
 };
 
@@ -511,57 +512,148 @@ static void test_newer_schema_is_refused(void **state)
 	unit_says(&w->err, "newer Umlaut");
 }
 
+static void on_health(void *arg, enum store_health health, const char *why)
+{
+	struct world *w = arg;
+
+	(void)snprintf(w->seen, sizeof(w->seen), "%d %s", (int)health, why);
+	if (health == w->until)
+		w->waiting = false;
+}
+
+static void until_health(struct world *w, enum store_health health)
+{
+	w->until = health;
+	w->wanted = SIZE_MAX;
+	w->waiting = store_health(w->store, NULL) != health;
+	loop_run_while(w->loop, &w->waiting);
+}
+
+/* The next put is done, or is stuck. */
+static bool put_goes(struct world *w, int tag, const char *value)
+{
+	char key[16];
+
+	(void)snprintf(key, sizeof(key), "k%02d", tag);
+	queue_put(w, tag, key, value);
+	w->wanted = w->call_count + 1;
+	w->until = STORE_STUCK;
+	w->waiting = true;
+	loop_run_while(w->loop, &w->waiting);
+	return w->call_count == w->wanted;
+}
+
+static void disk_of(struct world *w, const char *options)
+{
+	store_close(w->store);
+	w->store = NULL;
+	if (mount("none", w->dir, "tmpfs", 0, options) < 0)
+		skip();
+	open_store(w);
+	store_on_health(w->store, on_health, w);
+}
+
+/* What finds no room is kept, in its order, and done once there is room. */
 static void test_full_disk(void **state)
 {
 	struct world *w = *state;
 	char *value = malloc(100001);
-	uint64_t taken = 0;
-	size_t at = 0;
+	size_t done;
+	int at = 0;
 
 	assert_non_null(value);
 	memset(value, 'v', 100000);
 	value[100000] = 0;
+	disk_of(w, "size=2m");
+	assert_int_equal(store_health(w->store, NULL), STORE_LOW);
+	while (at < 100 && put_goes(w, at, value))
+		at++;
+	assert_in_range(at, 2, 50);
+	assert_int_equal(store_health(w->store, NULL), STORE_STUCK);
+	assert_non_null(strstr(w->seen, "the disk is full"));
+	/* Behind it, also when there would be room for this one. */
+	done = w->call_count;
+	queue_put(w, 98, "small", "x");
+	queue_put(w, 99, "small", "y");
+	loop_timer_arm(w->deadline, DEADLINE_MS);
+	assert_int_equal(mount("none", w->dir, "tmpfs", MS_REMOUNT, "size=40m"), 0);
+	wait_for(w, done + 3);
+	for (size_t i = 0; i < w->call_count; i++) {
+		assert_int_equal(w->calls[i].rc, 0);
+		assert_int_equal(w->calls[i].revision, i + 1);
+	}
+	assert_int_equal(w->calls[done + 2].tag, 99);
+	until_health(w, STORE_WELL);
+	assert_string_equal(w->seen, "0 ");
+	store_close(w->store);
+	open_store(w);
+	assert_int_equal(store_revision(w->store), (uint64_t)done + 3);
+	free(value);
 	store_close(w->store);
 	w->store = NULL;
-	if (mount("none", w->dir, "tmpfs", 0, "size=2m") < 0) {
-		free(value);
-		skip();
-	}
-	open_store(w);
-	for (; at < 100; at++) {
-		char key[16];
-		struct call c;
+	assert_int_equal(umount(w->dir), 0);
+}
 
-		(void)snprintf(key, sizeof(key), "k%02zu", at);
-		c = put(w, key, value);
-		if (c.rc < 0) {
-			assert_int_equal(c.rc, -ENOSPC);
-			break;
-		}
-		taken++;
-	}
-	assert_in_range(taken, 2, 50);
-	/* For good, also when there would be room for this one; also with some
-	 * queued when it is closed: their callbacks hear it. */
-	assert_int_equal(put(w, "small", "x").rc, -ENOSPC);
+static void fill_up(const struct world *w)
+{
+	char path[128], block[4096] = "";
+	int fd;
+
+	(void)snprintf(path, sizeof(path), "%s/filler", w->dir);
+	fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	while (write(fd, block, sizeof(block)) > 0)
+		;
+	assert_int_equal(errno, ENOSPC);
+	(void)close(fd);
+}
+
+/* Somebody else fills it: the reserve lets through what is under way.  Then it is stuck,
+ * and what waits when it ends was not done. */
+static void test_reserve(void **state)
+{
+	struct world *w = *state;
+	char *value = malloc(1000001), path[128];
+	uint64_t revision;
+	int at = 0;
+
+	assert_non_null(value);
+	memset(value, 'v', 1000000);
+	value[1000000] = 0;
+	(void)snprintf(path, sizeof(path), "%s/cluster.db.reserve", w->dir);
+	disk_of(w, "size=40m");
+	assert_int_equal(store_health(w->store, NULL), STORE_WELL);
+	assert_int_equal(access(path, F_OK), 0);
+	fill_up(w);
+	assert_true(put_goes(w, at++, value));
+	assert_int_equal(store_health(w->store, NULL), STORE_LOW);
+	assert_int_equal(access(path, F_OK), -1);
+	assert_true(put_goes(w, at++, value));
+	fill_up(w);
+	while (at < 50 && put_goes(w, at, value))
+		at++;
+	assert_int_equal(store_health(w->store, NULL), STORE_STUCK);
+	revision = store_revision(w->store);
 	w->call_count = 0;
-	queue_put(w, 1, "small", "x");
-	queue_put(w, 2, "small", "y");
+	queue_put(w, 98, "small", "x");
 	store_close(w->store);
 	w->store = NULL;
 	assert_int_equal(w->call_count, 2);
+	assert_int_equal(w->calls[0].rc, -ENOSPC);
 	assert_int_equal(w->calls[1].rc, -ENOSPC);
-	assert_int_equal(mount("none", w->dir, "tmpfs", MS_REMOUNT, "size=16m"), 0);
+	/* It begins, though full; and has a reserve again when there is room. */
 	open_store(w);
-	assert_int_equal(store_revision(w->store), taken);
-	w->calls[0] = put(w, "more", "room");
-	assert_int_equal(w->calls[0].rc, 0);
-	assert_int_equal(w->calls[0].revision, taken + 1);
+	store_on_health(w->store, on_health, w);
+	assert_int_equal(store_revision(w->store), revision);
+	assert_int_equal(store_health(w->store, NULL), STORE_LOW);
+	(void)snprintf(path, sizeof(path), "%s/filler", w->dir);
+	assert_int_equal(unlink(path), 0);
+	until_health(w, STORE_WELL);
+	assert_int_equal(put(w, "more", "room").rc, 0);
+	free(value);
 	store_close(w->store);
 	w->store = NULL;
-	check_integrity(w);
-	assert_int_equal(umount2(w->dir, MNT_DETACH), 0);
-	free(value);
+	assert_int_equal(umount(w->dir), 0);
 }
 
 /* ---------------------------------------------------------------- kill -9 */
@@ -680,6 +772,7 @@ int main(void)
 		TEST(test_damaged_page_is_refused),
 		TEST(test_newer_schema_is_refused),
 		TEST(test_full_disk),
+		TEST(test_reserve),
 		TEST(test_kill_loses_nothing),
 	};
 	int failed;
