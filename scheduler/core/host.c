@@ -165,6 +165,8 @@ static void note(struct core *core, struct core_guest *guest, const struct core_
 	guest_set_phase(guest, seen->phase, seen->reason ? seen->reason : "");
 	if (guest->group && seen->generation == guest->generation)
 		guest_settle(core, guest);
+	if (seen->phase == CORE_RUNNING && before != CORE_RUNNING)
+		orphan_replaced(core, guest, out);
 	if (seen->troubles > guest->troubles)
 		avoid_failed(core, guest->host, guest, now, out);
 	else if (seen->phase == CORE_RUNNING && before != CORE_RUNNING)

@@ -126,6 +126,16 @@ void orphan_absent(
 		tell_prune(o, out); /* is it gone as well? */
 }
 
+void orphan_replaced(struct core *core, const struct core_guest *guest, struct core_out *out)
+{
+	struct core_orphan *o, *next;
+
+	HASH_ITER (hh, core->orphans, o, next)
+		if (o->facts.uid == guest->uid && o->state == CORE_ORPHAN_EXPECTED &&
+			o->epoch < guest->epoch && strcmp(o->host, guest->host->name) == 0)
+			forget(core, o, out);
+}
+
 void orphan_forget(struct core *core, uint64_t uid, struct core_out *out)
 {
 	struct core_orphan *o, *next;

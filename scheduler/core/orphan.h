@@ -3,7 +3,8 @@
  *
  *   state     meaning                              left by
  *   EXPECTED  the guest left; its host has not     its host is back: what it has becomes an
- *             been heard of since                  orphan -> KEPT; it has none -> forgotten
+ *             been heard of since                  orphan -> KEPT; it has none, or the guest
+ *                                                  runs there again -> forgotten
  *   KEPT      its host has it                      prune -> PRUNED; its host has it no more
  *                                                  -> forgotten
  *   PRUNED    wanted no more; its host may be      its host: nothing is left -> forgotten
@@ -72,6 +73,9 @@ void orphan_absent(
 /* HOST said hello with these guests. */
 void orphan_hello(struct core *core, const struct core_host *host,
 	const struct core_observed *observed, size_t count);
+/* The guest runs on HOST on another disk: what was expected of it there was never written,
+ * or its host tells of it. */
+void orphan_replaced(struct core *core, const struct core_guest *guest, struct core_out *out);
 /* The guest is deleted. */
 void orphan_forget(struct core *core, uint64_t uid, struct core_out *out);
 /* The host is removed from the cluster, with all that is there. */

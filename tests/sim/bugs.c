@@ -10,6 +10,7 @@
  * WRAP: guest_reserve
  * WRAP: core_host_hello
  * WRAP: drains_restore
+ * WRAP: orphans_restore
  */
 #include <string.h>
 
@@ -27,6 +28,7 @@ static const struct bug_text bugs[] = {
 	{"address-unnoted", "core: an address that was given is not noted as taken"},
 	{"index-stale", "core: the index does not hear of what a host gave away"},
 	{"room-early", "core: a smaller spec frees memory while the larger guest still runs"},
+	{"orphans-forgotten", "scheduler: what is known of old disks is not read again"},
 	{"reports-lost", "agent: one report in twenty is not sent"},
 	{"reports-unnumbered", "agent: reports have no numbers: loss and order go unseen"},
 	{"gaps-unseen", "agent: a gap in what it is told goes unseen"},
@@ -36,6 +38,8 @@ static const struct bug_text bugs[] = {
 	{"error-as-missing",
 		"agent: a record that cannot be read is taken for one that is not there"},
 	{"files-unsynced", "agent: records are written, and not synced"},
+	{"orphans-tossed", "agent: old disks are removed at once"},
+	{"prune-unheard", "agent: it does not hear that an old disk is wanted no more"},
 };
 
 const struct bug_text *bug_list(size_t *count)
@@ -65,6 +69,7 @@ WRAP(void, guest_reserve, struct core *core, struct core_guest *guest,
 	const struct core_groupspec *spec);
 WRAP(int, drains_restore, struct serve *s, const char *host, const Um__HostDrain *r,
 	struct err *err);
+WRAP(int, orphans_restore, struct serve *s, const Um__StoredOrphan *r, struct err *err);
 WRAP(int, core_host_hello, struct core *core, const struct core_hostfacts *facts,
 	const struct core_observed *observed, size_t count, uint64_t now, uint64_t mono,
 	struct core_out *out, struct err *err);
@@ -121,6 +126,11 @@ int __wrap_drains_restore(
 	struct serve *s, const char *host, const Um__HostDrain *r, struct err *err)
 {
 	return bug("drain-forgotten") ? 0 : __real_drains_restore(s, host, r, err);
+}
+
+int __wrap_orphans_restore(struct serve *s, const Um__StoredOrphan *r, struct err *err)
+{
+	return bug("orphans-forgotten") ? 0 : __real_orphans_restore(s, r, err);
 }
 
 int __wrap_core_host_hello(struct core *core, const struct core_hostfacts *facts,

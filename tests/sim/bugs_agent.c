@@ -5,6 +5,8 @@
  * WRAP: life_adopt
  * WRAP: reconcile_next
  * WRAP: fence_cuts
+ * WRAP: orphans_record
+ * WRAP: orphans_prune
  */
 #include <errno.h>
 #include <string.h>
@@ -13,6 +15,7 @@
 #include "node-agent/fence.h"
 #include "node-agent/life.h"
 #include "node-agent/link.h"
+#include "node-agent/orphans.h"
 #include "node-agent/reconcile.h"
 #include "tests/sim/sim.h"
 
@@ -24,6 +27,8 @@ WRAP(int, link_observed, struct link *link, Um__Observed *observed, struct err *
 WRAP(int, desired_apply, struct agent *agent, struct desired_state *state,
 	const Um__Desired *desired, struct err *err);
 WRAP(bool, fence_cuts, const struct guest *g);
+WRAP(int, orphans_record, const struct guest *g, uint8_t **record, size_t *size, struct err *err);
+WRAP(void, orphans_prune, struct orphans *orphans, const Um__GuestRemove *which);
 WRAP(int, life_adopt, struct guest *g, struct err *err);
 WRAP(enum reconcile_step, reconcile_next, const struct reconcile_want *want,
 	const struct reconcile_have *have, uint64_t now);
@@ -52,6 +57,17 @@ int __wrap_desired_apply(struct agent *agent, struct desired_state *state,
 	if (bug("gaps-unseen") && state->seq)
 		state->seq = desired->seq - 1;
 	return __real_desired_apply(agent, state, desired, err);
+}
+
+int __wrap_orphans_record(const struct guest *g, uint8_t **record, size_t *size, struct err *err)
+{
+	return bug("orphans-tossed") ? 0 : __real_orphans_record(g, record, size, err);
+}
+
+void __wrap_orphans_prune(struct orphans *orphans, const Um__GuestRemove *which)
+{
+	if (!bug("prune-unheard"))
+		__real_orphans_prune(orphans, which);
 }
 
 int __wrap_life_adopt(struct guest *g, struct err *err)

@@ -10,6 +10,7 @@
 #include "scheduler/serve/serve_int.h"
 #include "tests/sim/guests.h"
 #include "tests/sim/hosts.h"
+#include "tests/sim/keep.h"
 #include "tests/sim/labs.h"
 #include "tests/sim/simplan.h"
 
@@ -377,6 +378,7 @@ bool check_settled(char *why, size_t size)
 				v->target, core_move_phase_name(v->phase));
 	for (size_t i = 1; i < sim->machine_count; i++)
 		if (!files_settled(s, &sim->machines[i], &m) ||
+			!keep_settled(s, &sim->machines[i], why, size) ||
 			!drain_settled(s, &sim->machines[i], &m))
 			return false;
 	return true;

@@ -60,6 +60,7 @@ struct request {
 	Um__HostAction host;
 	Um__MigrateRequest migrate;
 	Um__DrainRequest drain;
+	Um__PruneRequest prune;
 	Um__ArtefactInfo info;
 	Um__ArtefactCommit commit;
 	uint8_t artefact_id[32];
@@ -202,6 +203,7 @@ static void fill_target(struct request *r, const struct wish *w)
 		r->host.verb = w->verb == USER_CORDON	  ? UM__HOST_VERB__HOST_CORDON
 			       : w->verb == USER_UNCORDON ? UM__HOST_VERB__HOST_UNCORDON
 							  : UM__HOST_VERB__HOST_REMOVE;
+		r->host.force = w->verb == USER_HOST_GIVE_UP;
 		return;
 	}
 	if (w->verb == USER_MIGRATE || w->verb == USER_STAY) {
@@ -214,6 +216,14 @@ static void fill_target(struct request *r, const struct wish *w)
 		r->migrate.guests = r->targets;
 		r->migrate.n_guests = 1;
 		r->migrate.cancel = w->verb == USER_STAY;
+		return;
+	}
+	if (w->verb == USER_PRUNE) {
+		um__prune_request__init(&r->prune);
+		(void)str_format(r->target, sizeof(r->target), "lab%u/a-1", w->target);
+		r->prune.names = r->targets;
+		r->prune.n_names = w->variant % 3 == 0;
+		r->prune.older_ms = w->variant % 3 == 1 ? 3000 : 0;
 		return;
 	}
 	um__guest_action__init(&r->action);
@@ -260,6 +270,9 @@ static void ask(struct sim_client *c, const struct wish *w)
 		} else if (w->verb == USER_MIGRATE || w->verb == USER_STAY) {
 			env.body_case = UM__ENVELOPE__BODY_MIGRATE_REQUEST;
 			env.migrate_request = &r->migrate;
+		} else if (w->verb == USER_PRUNE) {
+			env.body_case = UM__ENVELOPE__BODY_PRUNE_REQUEST;
+			env.prune_request = &r->prune;
 		} else if (w->verb >= USER_CORDON) {
 			env.body_case = UM__ENVELOPE__BODY_HOST_ACTION;
 			env.host_action = &r->host;
@@ -268,6 +281,9 @@ static void ask(struct sim_client *c, const struct wish *w)
 			env.guest_action = &r->action;
 		}
 	}
+	/* Whoever gives a host up has made sure that it is dead. */
+	if (!w->artefact && w->verb == USER_HOST_GIVE_UP)
+		machine_power_off(&sim->machines[w->target]);
 	c->waiting = true;
 	if (!w->artefact && w->verb <= USER_DELETE)
 		c->labs[w->target].sure = CLIENT_UNSURE;
@@ -303,6 +319,16 @@ static bool settled_by(struct sim_client *c, const struct wish *w, const Um__Env
 	}
 	if (w->verb >= USER_UNCORDON && !refused)
 		c->drains[w->target] = w->verb == USER_DRAIN ? CLIENT_THERE : CLIENT_GONE;
+	if (w->verb == USER_HOST_GIVE_UP) {
+		bool again = refused && env->error->code == UM__ERROR_CODE__CONFLICT;
+
+		/* Not known there any more: the answer did not come. */
+		if (!refused || env->error->code == UM__ERROR_CODE__NOT_FOUND)
+			machine_purge(&sim->machines[w->target]);
+		else if (!again || w->tries >= 5)
+			machine_power_on(&sim->machines[w->target]);
+		return !again;
+	}
 	/* It has to be so in the end: the host may not be back yet. */
 	if (w->verb == USER_DRAIN && w->settling)
 		return !refused;

@@ -127,6 +127,19 @@ void machine_gone(struct sim_machine *m)
 		(void)sim_after(after, NULL, start_again, m);
 }
 
+static void set_up(void *arg)
+{
+	machine_power_on(arg);
+}
+
+void machine_purge(struct sim_machine *m)
+{
+	sim_note("%s is purged", m->name);
+	machine_power_off(m);
+	fs_machine_free(m);
+	(void)sim_after(2 * SIM_SECOND, NULL, set_up, m);
+}
+
 void machine_start(struct sim_machine *m)
 {
 	bool scheduler = m->index == SIM_SCHEDULER;

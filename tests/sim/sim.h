@@ -176,6 +176,8 @@ bool sim_run(uint64_t seed, const struct sim_options *options, struct sim_plan *
 
 void machine_power_on(struct sim_machine *m);
 void machine_power_off(struct sim_machine *m);
+/* Its administrator takes all of Umlaut off it, and sets it up as a new host. */
+void machine_purge(struct sim_machine *m);
 void machine_start(struct sim_machine *m); /* its scheduler or agent, when it is down */
 /* That process is not there any more: it is started again some time later. */
 void machine_gone(struct sim_machine *m);

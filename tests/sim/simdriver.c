@@ -14,6 +14,7 @@
 #include "lib/fs.h"
 #include "lib/proc.h"
 #include "lib/str.h"
+#include "tests/sim/keep.h"
 #include "tests/sim/event.h"
 #include "tests/sim/guests.h"
 
@@ -399,15 +400,16 @@ static void count_run(struct sim_machine *m, const Um__RunnerSpec *spec, uint64_
 {
 	size_t size;
 	const char *data = fs_peek(m, spec->cow, &size);
-	uint64_t found = 0;
-	char text[24];
+	struct keep_disk found;
+	char text[80];
 
-	(void)str_format(
-		text, sizeof(text), "%.*s", (int)(size < 20 ? size : 20), data ? data : "");
-	if (str_u64(text, 0, UINT64_MAX, &found) < 0)
+	if (!keep_read(data, size, &found))
 		sim_fail("%s: the disk of %s is not one", m->name, spec->name);
-	check_disk(m, spec->uid, disk_generation, found, spec->name);
-	(void)str_format(text, sizeof(text), "%" PRIu64, found + 1);
+	check_disk(m, spec->uid, disk_generation, found.runs, spec->name);
+	found.runs++;
+	found.generation = disk_generation;
+	found.epoch = spec->epoch;
+	keep_write(&found, text);
 	fs_guest_write(m, spec->cow, text, strlen(text));
 }
 

@@ -19,6 +19,7 @@
 
 #include "lib/fs.h"
 #include "lib/str.h"
+#include "tests/sim/keep.h"
 #include "tests/sim/event.h"
 
 struct sim_node {
@@ -403,6 +404,8 @@ int fs_remove_tree(const char *path, struct err *err)
 	if (!m)
 		return err_errno(err, errno, "%s", path);
 	list = below(m, path, &count);
+	for (size_t i = 0; i < count; i++)
+		keep_removed(m, list[i]);
 	for (size_t i = 0; i < count; i++) {
 		remember(m, list[i]);
 		set(m, list[i], NULL);
@@ -467,6 +470,7 @@ int __wrap_rename(const char *from, const char *to)
 		(void)str_format(path, sizeof(path), "%s%s", to, list[i] + size);
 		free(moved->path);
 		moved->path = copy(path);
+		keep_removed(m, path);
 		remember(m, list[i]);
 		remember(m, path);
 		set(m, list[i], NULL);
@@ -517,6 +521,7 @@ int __wrap_unlink(const char *path)
 		errno = ENOENT;
 		return -1;
 	}
+	keep_removed(m, path);
 	remember(m, path);
 	set(m, path, NULL);
 	return 0;

@@ -142,6 +142,31 @@ static void drainers(struct sim_plan *p, struct dice *d)
 		p->emptied = (uint32_t)range(d, 1, p->hosts);
 }
 
+/* Some prune, and give hosts up that do not come back. */
+static void sweepers(struct sim_plan *p, struct dice *d)
+{
+	uint64_t count = range(d, 0, 1) ? 0 : range(d, 1, 6);
+
+	for (uint64_t i = 0; i < count; i++) {
+		struct item *item = add(p, d, DO_USER), *away;
+
+		item->variant = (uint32_t)range(d, 0, LAB_VARIANTS - 1);
+		item->lab = (uint32_t)range(d, 0, LABS_MAX - 1);
+		item->verb = range(d, 0, 2) ? USER_PRUNE : USER_HOST_GIVE_UP;
+		item->machine = (uint32_t)range(d, 1, p->hosts);
+		if (item->verb != USER_HOST_GIVE_UP)
+			continue;
+		if (item->at < 16 * SIM_SECOND)
+			item->at += 8 * SIM_SECOND;
+		/* Only one that is lost can be. */
+		away = add(p, d, range(d, 0, 1) ? DO_POWER : DO_CUT);
+		item = away - 1;
+		away->machine = item->machine;
+		away->at = item->at > 14 * SIM_SECOND ? item->at - 12 * SIM_SECOND : 2 * SIM_SECOND;
+		away->lasts = range(d, 10, 20) * SIM_SECOND;
+	}
+}
+
 /* Each run has a character of its own: some kinds of trouble often, others never. */
 static void fate(struct sim_plan *p, struct dice *d, uint64_t count)
 {
@@ -202,6 +227,7 @@ struct sim_plan *simplan_make(uint64_t seed, const struct sim_options *options)
 	users(p, &d, range(&d, 2, 25), (uint32_t)range(&d, 1, 4));
 	fate(p, &d, range(&d, 0, 3) ? range(&d, 0, 30) : 0);
 	drainers(p, &d);
+	sweepers(p, &d);
 	return p;
 }
 
@@ -220,8 +246,8 @@ void simplan_free(struct sim_plan *p)
 /* ---------------------------------------------------------------- carrying it out */
 
 static const char *const verbs[] = {"apply", "delete", "stop", "start", "restart",
-	"migrate a guest of", "cancel the move of a guest of", "cordon", "uncordon", "host rm",
-	"drain", "end the drain of"};
+	"migrate a guest of", "cancel the move of a guest of", "prune old disks of", "cordon",
+	"uncordon", "host rm", "drain", "end the drain of", "host rm --force"};
 
 static const char *machine_name(uint32_t machine, char text[16])
 {

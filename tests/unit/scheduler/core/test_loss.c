@@ -227,6 +227,33 @@ static void test_back_where_it_was(void **state)
 }
 
 /* A predecessor may have granted a longer lease: that is waited for, once. */
+/* It comes back to where it was, where nothing had been written yet: nothing is expected
+ * of that host any more. */
+static void test_back_with_nothing(void **state)
+{
+	const struct core_guest *g;
+	uint64_t epoch;
+	struct world w;
+	struct lab lab;
+
+	(void)state;
+	g = one(&w, &lab, CORE_LOSS_RESTART);
+	epoch = g->epoch;
+	unit_ok(core_cordon(w.core, "h2", true, w.now, &w.out, &w.err), &w.err);
+	silence(&w, 4000);
+	silence(&w, 1500);
+	back_with(&w, g->uid, epoch, 0);
+	assert_string_equal(g->host->name, "h1");
+	observe(&w, g, CORE_STARTING, false);
+	assert_true(orphan_wanted(w.core, epoch));
+	observe(&w, g, CORE_RUNNING, false);
+	assert_null(core_orphan(w.core, epoch));
+	/* Its host tells of it after all. */
+	say_orphan(&w, g->uid, epoch, false);
+	assert_int_equal(core_orphan(w.core, epoch)->state, CORE_ORPHAN_KEPT);
+	world_close(&w);
+}
+
 static void test_longer_lease(void **state)
 {
 	const struct core_guest *g;
@@ -416,6 +443,7 @@ int main(void)
 		cmocka_unit_test(test_orphan),
 		cmocka_unit_test(test_orphan_not_wanted),
 		cmocka_unit_test(test_back_where_it_was),
+		cmocka_unit_test(test_back_with_nothing),
 		cmocka_unit_test(test_longer_lease),
 		cmocka_unit_test(test_slept),
 		cmocka_unit_test(test_remove_by_force),
