@@ -47,28 +47,79 @@ check "systemd: all units have started" wait_until 60 in_guest a 'case $(systemc
 in_guest a 'systemctl --failed --no-legend' || true
 check "systemd: a service is started and watched" in_guest a 'systemd-run -q --unit=s sleep 1000; systemctl is-active s; systemctl stop s'
 feature memcg "a limit ends what is over it" a '! systemd-run -q --wait -p MemoryMax=24M -p MemorySwapMax=0 sh -c "head -c 64M /dev/zero | tail -c 64M > /dev/null"'
+check "pids: the third process is one too many" in_guest a 'g=/sys/fs/cgroup/t; echo +pids > /sys/fs/cgroup/cgroup.subtree_control; mkdir $g; echo 2 > $g/pids.max
+	sh -c "echo 0 > $g/cgroup.procs; sleep 1 & sleep 1 & sleep 1 & wait" || true; grep "^max [1-9]" $g/pids.events
+	for i in 1 2 3 4 5 6 7 8 9; do rmdir $g && exit 0; sleep 0.3; done; exit 1'
 feature user-namespaces "root in one of its own" a 'test "$(unshare --user --map-root-user id -u)" = 0'
 
 # Files.
 feature squashfs "an image is made and read" a 'mkdir -p /run/sq && mksquashfs /etc/default /run/x.sq -quiet -no-progress > /dev/null && mount -o loop /run/x.sq /run/sq && diff -r /etc/default /run/sq; umount /run/sq'
+check "ext4: made, mounted, written" in_guest a 'truncate -s 8M /run/e; mke2fs -q -t ext4 /run/e; mkdir -p /run/em; mount -t ext4 -o loop /run/e /run/em; echo x > /run/em/f; umount /run/em; e2fsck -fn /run/e'
 feature overlayfs "a change stays in the upper folder" a 'cd /run; mkdir -p o/up o/work o/all; mount -t overlay o -o lowerdir=/etc,upperdir=/run/o/up,workdir=/run/o/work /run/o/all; echo new > o/all/hostname; test "$(cat o/up/hostname)" = new; test "$(cat /etc/hostname)" != new; umount o/all'
 
 # Inside one guest: namespaces as machines.
+check "all namespaces at once: process 1 of a machine of its own" in_guest a 'test "$(unshare --user --map-root-user --pid --fork --mount --uts --ipc --net --mount-proc sh -c "hostname inner; echo \$\$ \$(hostname)")" = "1 inner"'
 feature bridge "two namespaces on a bridge" a 'ip link add br0 type bridge vlan_filtering 1; ip link set br0 up
 	for i in 1 2; do ip netns add s$i; ip link add v$i type veth peer name e0 netns s$i; ip link set v$i master br0 up
 	ip -n s$i link set e0 up; ip -n s$i addr add 10.7.0.$i/24 dev e0; done; ip netns exec s1 ping -q -c 2 -W 5 10.7.0.2'
 feature vlan "tagged, through the same bridge" a 'for i in 1 2; do bridge vlan add dev v$i vid 10
 	ip -n s$i link add link e0 name e0.10 type vlan id 10; ip -n s$i link set e0.10 up; ip -n s$i addr add 10.8.0.$i/24 dev e0.10; done
 	ip netns exec s1 ping -q -c 2 -W 5 10.8.0.2; bridge vlan del dev v2 vid 10; ! ip netns exec s1 ping -q -c 1 -W 1 10.8.0.2'
-feature tun "a tap is made" a 'ip tuntap add mode tap name tap9; ip link set tap9 up; ip link del tap9'
+feature tun "a packet routed into it comes out of its descriptor" a 'cat > /run/tun << "P"
+open(my $t, "+<", "/dev/net/tun") or die "tun: $!"; my $r = pack("a16Sx22", "tun7", 0x1001); ioctl($t, 0x400454ca, $r) or die "TUNSETIFF: $!";
+system("ip addr add 10.11.0.1/24 dev tun7; ip link set tun7 up; ping -q -c 1 -W 1 10.11.0.9 > /dev/null");
+alarm 8; while (sysread($t, my $m, 2000)) { exit 0 if unpack("C", $m) == 0x45 } exit 1
+P
+perl /run/tun'
 feature packet "an ARP request is answered" a 'arping -q -c 2 -w 5 -I eth0 b'
 feature vrf "an interface in a table of its own" a 'ip link add red type vrf table 10; ip link set red up; ip netns add s3
 	ip link add v3 type veth peer name e0 netns s3; ip link set v3 master red up; ip addr add 10.7.3.1/24 dev v3
 	ip -n s3 link set e0 up; ip -n s3 addr add 10.7.3.3/24 dev e0; ping -q -c 2 -W 5 -I red 10.7.3.3
 	ip route show table 10 | grep -q 10.7.3.0/24; ! ip route show table main | grep 10.7.3.0/24'
+# No "! command" but as the last: sh -e does not see one that fails.
 feature policy-routing "by the source address" a 'ip rule add from 10.9.9.9 lookup 77; ip route add unreachable 10.60.0.0/24 table 77; ip addr add 10.9.9.9/32 dev lo
-	ip route get 10.60.0.2; ! ip route get 10.60.0.2 from 10.9.9.9; ip rule del from 10.9.9.9 lookup 77'
-feature multicast-routing "the kernel keeps a table" a 'test -e /proc/net/ip_mr_vif && test -e /proc/net/ip6_mr_vif'
+	ip route get 10.60.0.2; if ip route get 10.60.0.2 from 10.9.9.9; then exit 1; fi; ip rule del from 10.9.9.9 lookup 77; ip route get 10.60.0.2 from 10.9.9.9'
+# m1 sends to 239.1.1.1, m3 has joined it, m2 between them forwards by a route that is set
+# as a routing daemon sets it: MRT_INIT, MRT_ADD_VIF, MRT_ADD_MFC of linux/mroute.h.
+cat > "$STATE/multicast" << 'M'
+for n in 1 2 3; do ip netns add m$n; ip -n m$n link set lo up; done
+for n in 1 3; do
+	ip link add e0 netns m$n type veth peer name e$n netns m2
+	ip -n m$n addr add 10.1$n.0.1/24 dev e0; ip -n m$n link set e0 up
+	ip -n m2 addr add 10.1$n.0.2/24 dev e$n; ip -n m2 link set e$n up
+	ip -n m$n route add default via 10.1$n.0.2
+done
+ip netns exec m2 sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward'
+cat > /run/hear << 'P'
+use Socket; socket(my $s, AF_INET, SOCK_DGRAM, 0) or die "socket: $!"; bind($s, pack_sockaddr_in(7000, INADDR_ANY)) or die "bind: $!";
+setsockopt($s, 0, 35, inet_aton("239.1.1.1") . inet_aton("10.13.0.1")) or die "join: $!";
+alarm $ARGV[0]; recv($s, my $m, 99, 0); exit($m ne "by multicast");
+P
+cat > /run/send << 'P'
+use Socket; socket(my $s, AF_INET, SOCK_DGRAM, 0) or die "socket: $!"; setsockopt($s, 0, 32, inet_aton("10.11.0.1")) or die "interface: $!";
+setsockopt($s, 0, 33, pack("i", 8)) or die "ttl: $!";
+for (1 .. 60) { send($s, "by multicast", 0, pack_sockaddr_in(7000, inet_aton("239.1.1.1"))); select(undef, undef, undef, 0.2) }
+P
+cat > /run/route << 'P'
+use Socket; socket(my $s, AF_INET, SOCK_RAW, 2) or die "socket: $!"; setsockopt($s, 0, 200, pack("i", 1)) or die "MRT_INIT: $!";
+my $n = 0;
+for my $d ("1", "3") {
+	# Their interfaces by address, VIFF_USE_IFINDEX unset.
+	setsockopt($s, 0, 202, pack("SCCLa4L", $n++, 0, 1, 0, inet_aton("10.1$d.0.2"), 0)) or die "MRT_ADD_VIF: $!";
+}
+setsockopt($s, 0, 204, pack("a4a4SC32x2LLLl", inet_aton("10.11.0.1"), inet_aton("239.1.1.1"), 0, 0, 1, (0) x 30, 0, 0, 0, 0)) or die "MRT_ADD_MFC: $!";
+sleep 30;
+P
+ip netns exec m1 perl /run/send > /dev/null 2>&1 & sender=$!
+if ip netns exec m3 perl /run/hear 2; then echo "heard without a route"; exit 1; fi
+ip netns exec m2 perl /run/route > /run/route.out 2>&1 & router=$!
+heard=0; ip netns exec m3 perl /run/hear 8 || heard=$?
+kill $sender $router || true
+cat /run/route.out
+for n in 1 2 3; do ip netns del m$n; done
+exit $heard
+M
+feature multicast-routing "a datagram crosses a router once it has a route for it" a "$(cat "$STATE/multicast")"
 
 # Between the two, over the hosts.
 feature ipv6 "link-local neighbours" a 'ping -q -6 -c 2 -W 5 ff02::1%eth0'
@@ -88,6 +139,7 @@ feature nftables "a rule drops, and counts" a 'nft add table inet t; nft "add ch
 feature nat "masquerading" a 'nft add table ip nat; nft "add chain ip nat p { type nat hook postrouting priority 100; }"; nft add rule ip nat p oifname eth0 counter masquerade
 	ping -q -c 1 -W 5 -I 10.9.9.9 b; nft delete table ip nat'
 feature netem "a delay of 100 ms is one" a "tc qdisc add dev eth0 root netem delay 100ms; ping -q -c 3 -W 5 b | awk -F/ '/^rtt/ {exit !(\$5 > 95 && \$5 < 400)}'; tc qdisc del dev eth0 root"
+feature netem "a loss of all is one" a 'tc qdisc add dev eth0 root netem loss 100%; if ping -q -c 2 -W 1 b; then exit 1; fi; tc qdisc del dev eth0 root; ping -q -c 1 -W 5 b'
 rate() { # QDISC...: Mbit/s from a to b under it
 	in_guest a "$1"
 	in_guest b 'iperf3 -s -1 -D > /dev/null'
