@@ -78,7 +78,8 @@ static int binary_read(const char *path, struct binary *b)
 	buf_init(&b->config);
 	if (!realpath(path, b->path))
 		return ctl_fail(EXIT_NOT_FOUND, "%s: no such file", path);
-	if (kernelinfo_read(b->path, (uid_t)-1, KERNELINFO_TIMEOUT_MS, &b->info, &err) < 0 ||
+	if (kernelinfo_check(b->path, &err) < 0 ||
+		kernelinfo_read(b->path, (uid_t)-1, KERNELINFO_TIMEOUT_MS, &b->info, &err) < 0 ||
 		kernelinfo_config(b->path, (uid_t)-1, KERNELINFO_TIMEOUT_MS, &b->config, &err) < 0)
 		return ctl_fail_err(&err);
 	return 0;

@@ -75,6 +75,15 @@ int kernelinfo_config(
 void kernelinfo_features(const char *config, bool seccomp_mode, char out[KERNELINFO_FEATURES]);
 int kernelinfo_options(const char *config, struct buf *out, struct err *err);
 
+/* What a file that is offered as a kernel is, before it is run: reads the file only (its
+ * type, first bytes, ELF header and program headers).  0: a whole program for this
+ * machine; whether it is User-Mode Linux is for kernelinfo_read() to find out.
+ * -ENOENT, -EACCES ...: it cannot be read; -EISDIR: a folder; -ENOEXEC: any other thing,
+ * which the message names: a device, an empty file, a script, a boot image, a kernel for
+ * bare machines (vmlinux), a module or object file, a program of another architecture, a
+ * file that has been cut short. */
+int kernelinfo_check(const char *path, struct err *err);
+
 struct kernelinfo_needs {
 	char files[KERNELINFO_FILES_MAX][KERNELINFO_PATH]; /* absolute, the loader first */
 	size_t count;					   /* 0: static */

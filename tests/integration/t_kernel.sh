@@ -36,6 +36,14 @@ equal "inspect -o json of the cluster's" y "$(ctl kernel inspect fast -o json | 
 refused() { local out want=${want:?}; if out=$("$@" 2>&1); then return 1; fi; printf '%s\n' "$out"; printf '%s\n' "$out" | grep -q "$want"; }
 want="does not print" check "no kernel: refused" refused ctl kernel add /bin/true --name x
 want="no such file" check "no file: refused" refused ctl kernel add /nonexistent
+printf '#!/bin/sh\necho 6.1.0\n' > "$STATE/script"; : > "$STATE/empty"; chmod +x "$STATE/script" "$STATE/empty"
+head -c 3000000 /usr/bin/linux.uml > "$STATE/cut"; chmod +x "$STATE/cut"
+kernels=$(ctl get kernels -o name | sort)
+want="a script" check "a script: refused, and not run" refused ctl kernel add "$STATE/script" --name x
+want="an empty file" check "an empty file: refused" refused ctl kernel add "$STATE/empty" --name x
+want="cut short" check "half a kernel: refused" refused ctl kernel add "$STATE/cut" --name x
+want="a folder" check "a folder: refused" refused ctl kernel add "$STATE" --name x
+equal "nothing of them is left" "$kernels" "$(ctl get kernels -o name | sort)"
 want="other content" check "a taken name: refused" refused ctl kernel add /usr/bin/linux.uml --name fast
 want="no kernel 'nope'" check "inspect of nothing: refused" refused ctl kernel inspect nope
 check "the same again: nothing changes" ctl kernel add "$fast" --name fast
