@@ -247,6 +247,9 @@ static void apply_assign(struct agent *agent, const Um__GuestAssign *a, uint64_t
 	g->mark = mark;
 	if (sets_aside(g, a))
 		return;
+	/* Begun anew here, with nothing of the older placement that is to be kept. */
+	if (g->assign && a->epoch > g->assign->epoch && !a->from_move && !g->gone)
+		report_gone(agent->report, a->uid, g->assign->epoch);
 	accept(g, a);
 	report_again(g);
 }

@@ -247,8 +247,11 @@ static void welcome(struct link *link, const Um__AgentWelcome *w)
 	for (struct guest *g = guests_first(agent->guests); g; g = guests_next(g))
 		report_guest(g);
 	report_moves(agent->report);
+	report_orphans(agent->report);
 	blobs_kick(agent->blobs);
 	tick(link);
+	if (report_missed(agent->report))
+		link_again(link);
 }
 
 static void refused(struct link *link, const Um__Envelope *env, const struct err *err)
@@ -319,6 +322,7 @@ static int send_hello(struct link *link, struct err *err)
 		pointers[n] = &list[n];
 		n++;
 	}
+	report_begin(agent->report);
 	facts_fill(agent, facts);
 	hello.host = agent->config.name;
 	hello.instance = agent->instance;

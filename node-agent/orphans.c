@@ -202,9 +202,13 @@ int orphans_keep(
 	rc = fs_sync_dir(path, err);
 	if (rc == 0 && fs_join(path, sizeof(path), agent->config.state, "guests", err) == 0)
 		rc = fs_sync_dir(path, err);
+	if (rc < 0)
+		log_warn("an old disk is kept; a power loss now may make it a guest's again, until "
+			 "the next start",
+			LOG_STR("disk", to), LOG_ERR(err));
 	tidy(to);
-	/* It is where it belongs: what failed now is found at the next start. */
-	rc = rc < 0 ? rc : 1;
+	/* It is where it belongs, and must be told of. */
+	rc = 1;
 out:
 	um__orphan_disk__free_unpacked(disk, NULL);
 	return rc;

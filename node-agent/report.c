@@ -39,6 +39,7 @@ struct report {
 	struct extra *extras, **extras_end;
 	struct blob_news *blobs, **blobs_end;
 	bool moves, orphans; /* there is news of some */
+	bool missed;	     /* news that could not be told since the hello */
 };
 
 /* ---------------------------------------------------------------- one guest */
@@ -163,8 +164,10 @@ static void add_extra(
 {
 	struct extra *e;
 
-	if (!link_up(report->agent->link))
+	if (!link_up(report->agent->link)) {
+		report->missed = true;
 		return;
+	}
 	e = calloc(1, sizeof(*e));
 	if (!e)
 		return;
@@ -207,8 +210,10 @@ void report_blob(struct report *report, const uint8_t id[MANIFEST_HASH], bool ad
 {
 	struct blob_news *b;
 
-	if (!link_up(report->agent->link))
+	if (!link_up(report->agent->link)) {
+		report->missed = true;
 		return;
+	}
 	b = calloc(1, sizeof(*b));
 	if (!b)
 		return;
@@ -217,6 +222,16 @@ void report_blob(struct report *report, const uint8_t id[MANIFEST_HASH], bool ad
 	*report->blobs_end = b;
 	report->blobs_end = &b->next;
 	soon(report);
+}
+
+void report_begin(struct report *report)
+{
+	report->missed = false;
+}
+
+bool report_missed(const struct report *report)
+{
+	return report->missed;
 }
 
 void report_clear(struct report *report)

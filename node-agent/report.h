@@ -26,6 +26,10 @@ void report_forget(struct guest *g);
 void report_moves(struct report *report);
 void report_orphans(struct report *report);
 void report_blob(struct report *report, const uint8_t id[MANIFEST_HASH], bool added);
+/* A hello is made: it tells all that is so now. */
+void report_begin(struct report *report);
+/* Something came to an end since then that the hello does not tell, before the link was up. */
+bool report_missed(const struct report *report);
 /* The scheduler was told everything (hello), or is gone: forget the marks. */
 void report_clear(struct report *report);
 

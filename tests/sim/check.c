@@ -182,6 +182,14 @@ void check_disk(
 	d->runs = found + 1;
 }
 
+uint64_t check_disk_runs(uint64_t uid, uint64_t generation)
+{
+	struct sim_disk *d, key = {.id = {.uid = uid, .generation = generation}};
+
+	HASH_FIND(hh, sim->disks, &key.id, sizeof(key.id), d);
+	return d ? d->runs : 0;
+}
+
 /* What users were told of is there after every start of the scheduler. */
 void check_loaded(struct serve *s)
 {

@@ -327,7 +327,7 @@ static bool settled_by(struct sim_client *c, const struct wish *w, const Um__Env
 			machine_purge(&sim->machines[w->target]);
 		else if (!again || w->tries >= 5)
 			machine_power_on(&sim->machines[w->target]);
-		return !again;
+		return !again || w->tries >= 5;
 	}
 	/* It has to be so in the end: the host may not be back yet. */
 	if (w->verb == USER_DRAIN && w->settling)

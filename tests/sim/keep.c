@@ -65,8 +65,9 @@ static void guest_disk(const struct sim_machine *m, uint64_t uid, const struct k
 	data = store_sim_get(sim->store, key, &size);
 	g = data ? um__stored_guest__unpack(NULL, size, data) : NULL;
 	/* Deleted; gave way to others; replaced, or started elsewhere from its image; moved. */
+	/* An older copy of it may have come back with a power loss. */
 	if (g && !g->deleting && !g->evicted && g->disk_generation == d->generation &&
-		strcmp(g->host, m->name) == 0)
+		strcmp(g->host, m->name) == 0 && d->runs == check_disk_runs(uid, d->generation))
 		sim_fail("%s removes the disk of %s, which is there and is wanted", m->name,
 			g->name);
 	if (g)

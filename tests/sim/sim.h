@@ -226,6 +226,8 @@ void check_started(struct sim_machine *m, uint64_t uid, uint64_t epoch, const ch
 /* It found so many runs counted on its disk. */
 void check_disk(
 	struct sim_machine *m, uint64_t uid, uint64_t generation, uint64_t found, const char *name);
+/* How often it was started, on whatever host. */
+uint64_t check_disk_runs(uint64_t uid, uint64_t generation);
 void check_loaded(struct serve *serve);
 void check_end(void);
 void check_free(void);
