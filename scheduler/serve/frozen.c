@@ -71,7 +71,7 @@ bool frozen_message(struct serve *s, const struct peer *from, const Um__Envelope
 	if (health == STORE_WELL || !(health == STORE_STUCK ? changes(env) : grows(env)))
 		return false;
 	serve_refuse(s, from, env->id, UM__ERROR_CODE__NO_SPACE,
-		"nothing was changed: the scheduler has no room to record it (%s); free some, "
+		"this was not done: the scheduler has no room to record it (%s); free some, "
 		"then try again",
 		why);
 	return true;

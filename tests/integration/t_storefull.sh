@@ -24,7 +24,7 @@ here() { ctl get hosts -o json | jq -e 'length == 2 and all(.state != "joining")
 view() { ctl get guests -o json | jq -c 'map([.name, .host, .state, .ready, .epoch, .restarts, .started_at]) | sort'; }
 refused() { # COMMAND...
 	ctl "$@" > "$STATE/out" 2>&1 && return 1
-	grep -q 'nothing was changed: the scheduler has no room' "$STATE/out" || { cat "$STATE/out"; return 1; }
+	grep -q 'this was not done: the scheduler has no room' "$STATE/out" || { cat "$STATE/out"; return 1; }
 }
 
 testbed_up 2

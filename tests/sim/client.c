@@ -37,6 +37,7 @@ struct sim_client {
 		bool wanted;
 	} labs[LABS_MAX];
 	enum client_sure *drains; /* of each machine */
+	bool *given_up;		  /* asked for, and not known to be done */
 };
 
 static void next(struct sim_client *c);
@@ -282,8 +283,10 @@ static void ask(struct sim_client *c, const struct wish *w)
 		}
 	}
 	/* Whoever gives a host up has made sure that it is dead. */
-	if (!w->artefact && w->verb == USER_HOST_GIVE_UP)
+	if (!w->artefact && w->verb == USER_HOST_GIVE_UP) {
+		c->given_up[w->target] = true;
 		machine_power_off(&sim->machines[w->target]);
+	}
 	c->waiting = true;
 	if (!w->artefact && w->verb <= USER_DELETE)
 		c->labs[w->target].sure = CLIENT_UNSURE;
@@ -295,6 +298,23 @@ static void ask(struct sim_client *c, const struct wish *w)
 }
 
 /* ---------------------------------------------------------------- and answered */
+
+/* The host was given up, or not; an answer that did not come is found out by the next. */
+static bool given_up(
+	struct sim_client *c, const struct wish *w, bool refused, const Um__Error *error)
+{
+	struct sim_machine *m = &sim->machines[w->target];
+	bool asked = w->verb == USER_HOST_GIVE_UP;
+	bool again = asked && refused && error->code == UM__ERROR_CODE__CONFLICT && w->tries < 5;
+
+	if (!refused || error->code == UM__ERROR_CODE__NOT_FOUND) {
+		c->given_up[w->target] = false;
+		machine_purge(m);
+	} else if (asked && !again) {
+		machine_power_on(m);
+	}
+	return !again;
+}
 
 static bool settled_by(struct sim_client *c, const struct wish *w, const Um__Envelope *env)
 {
@@ -319,16 +339,9 @@ static bool settled_by(struct sim_client *c, const struct wish *w, const Um__Env
 	}
 	if (w->verb >= USER_UNCORDON && !refused)
 		c->drains[w->target] = w->verb == USER_DRAIN ? CLIENT_THERE : CLIENT_GONE;
-	if (w->verb == USER_HOST_GIVE_UP) {
-		bool again = refused && env->error->code == UM__ERROR_CODE__CONFLICT;
-
-		/* Not known there any more: the answer did not come. */
-		if (!refused || env->error->code == UM__ERROR_CODE__NOT_FOUND)
-			machine_purge(&sim->machines[w->target]);
-		else if (!again || w->tries >= 5)
-			machine_power_on(&sim->machines[w->target]);
-		return !again || w->tries >= 5;
-	}
+	if (w->verb == USER_HOST_GIVE_UP ||
+		(w->verb == USER_UNCORDON && refused && c->given_up[w->target]))
+		return given_up(c, w, refused, env->error);
 	/* It has to be so in the end: the host may not be back yet. */
 	if (w->verb == USER_DRAIN && w->settling)
 		return !refused;
@@ -418,7 +431,8 @@ struct sim_client *client_new(void)
 	for (size_t i = 0; i < LABS_MAX; i++)
 		c->labs[i].sure = CLIENT_GONE;
 	c->drains = calloc(sim->machine_count, sizeof(*c->drains));
-	if (!c->drains)
+	c->given_up = calloc(sim->machine_count, sizeof(*c->given_up));
+	if (!c->drains || !c->given_up)
 		abort();
 	for (size_t i = 0; i < sim->machine_count; i++)
 		c->drains[i] = CLIENT_GONE;
@@ -438,6 +452,7 @@ void client_free(struct sim_client *c)
 	sim->cur = NULL;
 	free(c->proc);
 	free(c->drains);
+	free(c->given_up);
 	free(c);
 }
 

@@ -520,7 +520,7 @@ static void test_frozen(void **state)
 	assert_int_equal(w.refusals, 0);
 	ask_delete(&w);
 	until(&w, is_refused);
-	assert_non_null(strstr(w.refusal, "nothing was changed: the scheduler has no room"));
+	assert_non_null(strstr(w.refusal, "this was not done: the scheduler has no room"));
 	assert_non_null(strstr(w.refusal, "the disk is full"));
 	assert_non_null(core_deployment(w.serve->core, "lab"));
 	ask_list(&w);
