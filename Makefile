@@ -179,12 +179,16 @@ lint: $(PROTO_H)
 format:
 	$(Q)git ls-files '*.c' '*.h' | xargs clang-format -i
 
-# The guest kernel "fast"; ends at once when it is up to date.  Given to the cluster of
-# the quick start where that runs; any other: clusterctl kernel build.
+# The guest kernel "fast"; ends at once when it is up to date (NEWEST=1 asks for newer).
+# It becomes kernel fast of the cluster of the quick start, where that runs; of any other by
+# clusterctl kernel build.
+CONTEXT := build/umlaut-context.yaml
 kernel:
-	$(Q)guest/kernel/build --out build/kernel
-	$(Q)if [ -x build/bin/clusterctl ] && [ -f build/umlaut-context.yaml ] && build/bin/clusterctl version > /dev/null 2>&1; then \
-		build/bin/clusterctl kernel add build/kernel/linux-fast --name fast --replace; fi
+	$(Q)guest/kernel/build --out build/kernel $(if $(filter 1,$(NEWEST)),--newest)
+	$(Q)if [ -x build/bin/clusterctl ] && [ -f $(CONTEXT) ]; then \
+		env -u UMLAUT_SERVER UMLAUT_CONFIG=$(CONTEXT) build/bin/clusterctl kernel add build/kernel/linux-fast --name fast --replace || \
+			echo "not added to the cluster of the quick start; 'make kernel' again does it when that runs"; \
+	else echo "the quick start takes it by itself; into another cluster: clusterctl kernel build"; fi
 
 # tests/bench/bench_X.c: programs that the benchmarks use.
 BENCH_SRC := $(wildcard tests/bench/bench_*.c)
@@ -251,7 +255,8 @@ install: programs
 	install -m 0755 $(BIN)/umlaut-scheduler $(BIN)/umlaut-agent $(DESTDIR)$(PREFIX)/sbin/
 	install -m 0755 $(BIN)/umlaut-guest $(BIN)/umlaut-init $(DESTDIR)$(PREFIX)/lib/umlaut/
 	install -d $(DESTDIR)$(PREFIX)/lib/umlaut/kernel
-	install -m 0755 guest/kernel/build $(DESTDIR)$(PREFIX)/lib/umlaut/kernel/
+	install -m 0755 guest/kernel/build deploy/install-packages $(DESTDIR)$(PREFIX)/lib/umlaut/kernel/
+	install -m 0644 deploy/packages $(DESTDIR)$(PREFIX)/lib/umlaut/kernel/
 	install -m 0644 guest/kernel/fast.config $(DESTDIR)$(PREFIX)/lib/umlaut/kernel/
 	install -d $(DESTDIR)$(PREFIX)/lib/umlaut/kernel/patches
 	install -m 0644 guest/kernel/patches/*.patch $(DESTDIR)$(PREFIX)/lib/umlaut/kernel/patches/
