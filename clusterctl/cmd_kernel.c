@@ -1,15 +1,18 @@
 /* kernel: adding, building, looking into, removing. */
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "clusterctl/artefact.h"
+#include "clusterctl/recipe.h"
 #include "clusterctl/show.h"
 #include "guest/image/modules.h"
 #include "guest/kernelinfo.h"
@@ -20,8 +23,6 @@
 
 #define CALL_MS 60000u
 #define KERNEL_NAME 64
-
-extern char **environ;
 
 /* ---------------------------------------------------------------- add */
 
@@ -65,24 +66,58 @@ static void default_name(const char *path, const char *release, char out[KERNEL_
 			*p = (char)tolower((unsigned char)*p);
 }
 
+/* A copy in memory that nobody changes: what was looked into is what is sent. */
 struct binary {
-	char path[PATH_MAX]; /* absolute */
+	char path[PATH_MAX]; /* absolute; where it came from */
+	int fd;
+	char copy[32]; /* the copy's path, for this process */
 	struct kernelinfo info;
 	struct buf config;
 };
+
+static int binary_copy(struct binary *b, struct err *err)
+{
+	int in = open(b->path, O_RDONLY | O_CLOEXEC), rc = 0;
+	ssize_t n = 1;
+
+	if (in < 0)
+		return err_errno(err, errno, "%s", b->path);
+	b->fd = memfd_create("kernel", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (b->fd < 0 || fchmod(b->fd, 0555) < 0)
+		rc = err_errno(err, errno, "memory for a copy of %s", b->path);
+	while (rc == 0 && n > 0) {
+		n = sendfile(b->fd, in, NULL, 1u << 20);
+		if (n < 0)
+			rc = err_errno(err, errno, "read %s", b->path);
+	}
+	if (rc == 0 && fcntl(b->fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW) < 0)
+		rc = err_errno(err, errno, "seal the copy of %s", b->path);
+	(void)close(in);
+	(void)str_format(b->copy, sizeof(b->copy), "/proc/self/fd/%d", b->fd);
+	return rc;
+}
 
 static int binary_read(const char *path, struct binary *b)
 {
 	struct err err = ERR_INIT;
 
+	*b = (struct binary){.fd = -1};
 	buf_init(&b->config);
 	if (!realpath(path, b->path))
 		return ctl_fail(EXIT_NOT_FOUND, "%s: no such file", path);
-	if (kernelinfo_check(b->path, &err) < 0 ||
-		kernelinfo_read(b->path, (uid_t)-1, KERNELINFO_TIMEOUT_MS, &b->info, &err) < 0 ||
-		kernelinfo_config(b->path, (uid_t)-1, KERNELINFO_TIMEOUT_MS, &b->config, &err) < 0)
+	if (kernelinfo_check(b->path, &err) < 0 || binary_copy(b, &err) < 0)
 		return ctl_fail_err(&err);
+	if (kernelinfo_read(b->copy, (uid_t)-1, KERNELINFO_TIMEOUT_MS, &b->info, &err) < 0 ||
+		kernelinfo_config(b->copy, (uid_t)-1, KERNELINFO_TIMEOUT_MS, &b->config, &err) < 0)
+		return ctl_fail(EXIT_FAILED, "%s: %s", path, err_msg(&err));
 	return 0;
+}
+
+static void binary_free(struct binary *b)
+{
+	if (b->fd >= 0)
+		(void)close(b->fd);
+	buf_free(&b->config);
 }
 
 static int add_kernel(
@@ -90,7 +125,7 @@ static int add_kernel(
 {
 	Um__ArtefactInfo info = UM__ARTEFACT_INFO__INIT;
 	Um__ArtefactInfo__MetaEntry entries[4], *metas[4];
-	struct binary b = {.path = ""};
+	struct binary b;
 	struct err err = ERR_INIT;
 	uint8_t id[32], modules_id[32];
 	char derived[KERNEL_NAME];
@@ -118,9 +153,9 @@ static int add_kernel(
 		metas[3] = artefact_meta(&entries[3], "config", buf_text(&b.config));
 		info.meta = metas;
 		info.n_meta = 4;
-		rc = artefact_send(ctl, b.path, &info, replace, id);
+		rc = artefact_send(ctl, b.copy, &info, replace, id);
 	}
-	buf_free(&b.config);
+	binary_free(&b);
 	return rc;
 }
 
@@ -179,14 +214,14 @@ static int print_json(struct buf *out)
 
 static int inspect_file(const char *path, const struct inspect *how)
 {
-	struct binary b = {.path = ""};
+	struct binary b;
 	struct err err = ERR_INIT;
 	struct buf out;
 	struct json j;
 	int rc = binary_read(path, &b);
 
 	if (rc) {
-		buf_free(&b.config);
+		binary_free(&b);
 		return rc;
 	}
 	(void)kernelinfo_usable(&b.info, &err);
@@ -208,7 +243,7 @@ static int inspect_file(const char *path, const struct inspect *how)
 		(void)printf("usable:    %s\n", err.code ? err_msg(&err) : "yes");
 		config_text(buf_text(&b.config), how->config);
 	}
-	buf_free(&b.config);
+	binary_free(&b);
 	return rc;
 }
 
@@ -291,98 +326,25 @@ static int inspect(struct ctl *ctl, char *what, const char *format, bool config)
 
 /* ---------------------------------------------------------------- build */
 
-struct recipe {
-	char script[PATH_MAX];
-	char out[PATH_MAX];
-};
-
-static bool recipe_at(struct recipe *r, const char *folder, const char *script)
+static int build(struct ctl *ctl, const char *name, const struct recipe_options *o)
 {
-	char path[PATH_MAX];
-
-	return str_format(path, sizeof(path), "%s/%s", folder, script) >= 0 &&
-	       realpath(path, r->script) && access(r->script, X_OK) == 0;
-}
-
-/* The recipe lies in the source tree that this program was built in, beside an
- * installed one, or below the current folder. */
-static int recipe_find(struct recipe *r, const char *out)
-{
-	char exe[PATH_MAX] = "", *slash;
-	const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME"); /* NOLINT */
-	ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
-	bool source;
-	int rc;
-
-	slash = n > 0 ? strrchr(exe, '/') : NULL;
-	if (slash)
-		*slash = '\0';
-	source = recipe_at(r, exe, "../../guest/kernel/build") ||
-		 recipe_at(r, ".", "guest/kernel/build");
-	if (!source && !recipe_at(r, exe, "../lib/umlaut/kernel/build"))
-		return ctl_fail(EXIT_NOT_FOUND,
-			"the recipe is not here: run it in Umlaut's source (guest/kernel/build), "
-			"or install Umlaut");
-	if (out)
-		rc = str_copy(r->out, sizeof(r->out), out);
-	else if (source) /* .../guest/kernel/build */
-		rc = str_format(r->out, sizeof(r->out), "%.*sbuild/kernel",
-			(int)(strlen(r->script) - strlen("guest/kernel/build")), r->script);
-	else if (cache && *cache)
-		rc = str_format(r->out, sizeof(r->out), "%s/umlaut/kernel", cache);
-	else
-		rc = str_format(r->out, sizeof(r->out), "%s/.cache/umlaut/kernel",
-			home && *home ? home : "/root");
-	return rc < 0 ? ctl_fail(EXIT_FAILED, "the folder's path is too long") : 0;
-}
-
-static int run_recipe(const struct recipe *r, const char *source, const char *jobs)
-{
-	const char *argv[8] = {r->script, "--out", r->out};
-	int status = 0, rc, n = 3;
-	pid_t pid;
-
-	if (source) {
-		argv[n++] = "--source";
-		argv[n++] = source;
-	}
-	if (jobs) {
-		argv[n++] = "--jobs";
-		argv[n++] = jobs;
-	}
-	argv[n] = NULL;
-	(void)fflush(stdout);
-	rc = posix_spawn(&pid, r->script, NULL, NULL, (char **)(uintptr_t)argv, environ);
-	if (rc)
-		return ctl_fail(EXIT_FAILED, "%s: %s", r->script, strerror(rc));
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR)
-			return ctl_fail(EXIT_FAILED, "%s: %s", r->script, strerror(errno));
-	if (WIFSIGNALED(status))
-		return 128 + WTERMSIG(status);
-	return WEXITSTATUS(status) ? EXIT_FAILED : 0;
-}
-
-static int build(
-	struct ctl *ctl, const char *name, const char *source, const char *jobs, const char *out)
-{
-	struct recipe r = {.script = ""};
 	char file[PATH_MAX];
-	int rc = recipe_find(&r, out);
+	int rc = recipe_find(o->out, file);
 
+	/* That there is no scheduler is said before the minutes of a build, not after. */
 	if (rc == 0)
-		rc = run_recipe(&r, source, jobs);
-	if (rc)
-		return rc;
-	if (str_format(file, sizeof(file), "%s/linux-fast", r.out) < 0)
-		return ctl_fail(EXIT_FAILED, "the folder's path is too long");
-	return add_kernel(ctl, name ? name : "fast", file, NULL, true);
+		rc = ctl_connect(ctl);
+	ctl_close(ctl);
+	if (rc == 0)
+		rc = recipe_run(o, file);
+	return rc ? rc : add_kernel(ctl, name ? name : "fast", file, NULL, true);
 }
 
 /* ---------------------------------------------------------------- the verb */
 
 struct options {
-	const char *modules, *format, *name, *source, *jobs, *out;
+	const char *modules, *format, *name;
+	struct recipe_options recipe;
 	bool replace, force, config;
 };
 
@@ -397,7 +359,7 @@ static int run_verb(struct ctl *ctl, int n, char **argv, const struct options *o
 	if (n == 3 && strcmp(what, "inspect") == 0)
 		return inspect(ctl, argv[2], o->format, o->config);
 	if (n == 2 && strcmp(what, "build") == 0)
-		return build(ctl, o->name, o->source, o->jobs, o->out);
+		return build(ctl, o->name, &o->recipe);
 	if (n == 3 && strcmp(what, "add") == 0)
 		return add_kernel(ctl, o->name, argv[2], o->modules, o->replace);
 	if (n == 4 && strcmp(what, "add") == 0 && !o->name)
@@ -413,9 +375,10 @@ int cmd_kernel(struct ctl *ctl, int argc, char **argv)
 		{OPT_TEXT, "modules", 0, &o.modules},
 		{OPT_TEXT, "output", 'o', &o.format},
 		{OPT_TEXT, "name", 0, &o.name},
-		{OPT_TEXT, "source", 0, &o.source},
-		{OPT_TEXT, "jobs", 'j', &o.jobs},
-		{OPT_TEXT, "out", 0, &o.out},
+		{OPT_TEXT, "source", 0, &o.recipe.source},
+		{OPT_TEXT, "jobs", 'j', &o.recipe.jobs},
+		{OPT_TEXT, "out", 0, &o.recipe.out},
+		{OPT_FLAG, "newest", 0, &o.recipe.newest},
 		{OPT_FLAG, "replace", 0, &o.replace},
 		{OPT_FLAG, "force", 0, &o.force},
 		{OPT_FLAG, "config", 0, &o.config},

@@ -235,7 +235,11 @@ void ctl_close(struct ctl *ctl)
 	loop_timer_close(sig->timer);
 	(void)loop_free(ctl->loop);
 	zctx_free(ctl->zctx);
+	ctl->sock = NULL;
+	ctl->rpc = NULL;
+	ctl->zctx = NULL;
 	ctl->loop = NULL;
+	ctl->up = false;
 }
 
 /* ---------------------------------------------------------------- requests */

@@ -70,6 +70,7 @@ int ctl_usage(const struct ctl *ctl, const char *fmt, ...) __attribute__((format
 int ctl_connect(struct ctl *ctl);
 /* Without the hello: a round trip less, for streams, which are refused for themselves. */
 int ctl_reach(struct ctl *ctl);
+/* May be connected again after it. */
 void ctl_close(struct ctl *ctl);
 
 /* Sends ENV as a request and runs the loop until its last reply.  FN (may be NULL)

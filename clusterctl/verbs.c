@@ -240,7 +240,8 @@ const struct verb verbs[] = {
 		"example: docker export c1 > root.tar; clusterctl image add my --from root.tar\n"},
 	{"kernel", "add, build, look into, list and remove kernels", cmd_kernel,
 		"usage: clusterctl kernel add FILE [--name NAME] [--modules FOLDER] [--replace]\n"
-		"       clusterctl kernel build [--source VERSION] [-j JOBS] [--out FOLDER]\n"
+		"       clusterctl kernel build [--source VERSION] [--newest] [-j JOBS] [--out "
+		"FOLDER]\n"
 		"       clusterctl kernel inspect NAME|FILE [--config] [-o json]\n"
 		"       clusterctl kernel ls [-o FORMAT]\n"
 		"       clusterctl kernel rm NAME... [--force]\n"
@@ -257,6 +258,8 @@ const struct verb verbs[] = {
 		"  --replace         give a name that is taken to the new one; guests keep the "
 		"old\n"
 		"  --source VERSION  build this one (7.2, 6.12, 6.1), not the newest\n"
+		"  --newest          ask whether there is a newer source than that of the kernel\n"
+		"                    which is there\n"
 		"  --config          also the options of its configuration\n"
 		"  --force           remove the name though guests use it\n"
 		"\n"

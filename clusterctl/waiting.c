@@ -434,10 +434,11 @@ static int wait_for(struct ctl *ctl, const char *deployment, bool gone, uint64_t
 	loop_timer_close(w.timer);
 	if (w.tty)
 		(void)fputc('\n', stderr);
-	if (w.passed)
-		rc = report_late(&w);
-	else if (rc == 1 || (rc == -EINTR && w.give_up && done(&w)))
+	/* What was heard last counts, also when the timer or Ctrl-C came with it. */
+	if (rc == 1 || (rc == -EINTR && w.synced && done(&w)))
 		rc = !gone && count_of(&w, FAILED) ? report_failed(&w) : EXIT_OK;
+	else if (w.passed)
+		rc = report_late(&w);
 	else if (rc == -EINTR)
 		rc = report_interrupted(&w);
 	else

@@ -3,8 +3,9 @@
  * kernelinfo_read() runs the binary with --version, --showconfig and --help
  * (um_arch.c of arch/um: they print and exit before anything is set up).
  * Blocking, bounded in time and output: for a pool thread, or a command line tool.
- * It executes the file: only for files the caller's user may be trusted with;
- * as root, pass a uid to drop to.
+ * It executes the file, which may be anything: in process, network, mount, IPC and UTS
+ * namespaces of its own (where the machine lets the caller make them), without new
+ * privileges, with limits; root's as the user that is named, else as nobody.
  *
  * kernelinfo_needs() only reads files: the ELF program headers (PT_INTERP,
  * PT_DYNAMIC with DT_NEEDED; gabi chapter 5) of the binary and, recursively, of
@@ -53,7 +54,8 @@ struct kernelinfo {
  * feature by its CONFIG_ name (vector, ubd, mconsole, initrd, ext4), else 0. */
 int kernelinfo_usable(const struct kernelinfo *info, struct err *err);
 
-/* UID: to drop to when the caller is root, (uid_t)-1: do not drop. */
+/* UID: whom root's child becomes, (uid_t)-1: nobody.  That user needs the right to execute
+ * the file, not to reach its folder. */
 int kernelinfo_read(
 	const char *path, uid_t uid, uint32_t timeout_ms, struct kernelinfo *out, struct err *err);
 

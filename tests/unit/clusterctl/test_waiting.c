@@ -36,6 +36,7 @@ struct server {
 	const char *console; /* what `logs` shows; NULL: refused */
 	unsigned logs;	     /* streams that were opened */
 	bool interrupt;	     /* Ctrl-C after the last step */
+	bool at_once;	     /* and with it */
 	pid_t child;
 	int status, err;
 	struct buf errors;
@@ -174,6 +175,8 @@ static void on_tick(void *arg)
 	}
 	if (s->request && s->next) {
 		tell_step(s);
+		if (!s->next && s->at_once)
+			(void)kill(s->child, SIGINT);
 	} else if (s->request && s->interrupt) {
 		(void)kill(s->child, SIGINT);
 		s->interrupt = false;
@@ -394,6 +397,24 @@ static void test_interrupt(void **state)
 	buf_free(&s.errors);
 }
 
+/* Ctrl-C, or the timer, in the same turn of the loop as the end: all was ready. */
+static void test_interrupt_at_the_end(void **state)
+{
+	static const struct row script[] = {{.name = "lab/a", .state = "starting"}, STEP,
+		{.name = "lab/a", .state = "running", .ready = true}, END};
+
+	(void)state;
+	for (int i = 0; i < 10; i++) {
+		struct server s = {.at_once = true};
+		int rc = run(&s, script, false, 15000);
+
+		assert_true(rc == EXIT_OK || rc == 130);
+		if (rc == 130)
+			assert_null(strstr(buf_text(&s.errors), "goes on (lab: 1/1 ready)"));
+		buf_free(&s.errors);
+	}
+}
+
 static void test_gone(void **state)
 {
 	static const struct row script[] = {{.name = "lab/a", .state = "deleting"},
@@ -431,6 +452,7 @@ int main(void)
 		cmocka_unit_test(test_mended),
 		cmocka_unit_test(test_timeout),
 		cmocka_unit_test(test_interrupt),
+		cmocka_unit_test(test_interrupt_at_the_end),
 		cmocka_unit_test(test_gone),
 	};
 

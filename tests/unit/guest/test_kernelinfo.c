@@ -110,10 +110,11 @@ static void test_read_refuses(void **state)
 	assert_int_equal(read_script("#!/bin/sh\nkill -9 $$\n", 1000, &err), -ENOEXEC);
 	start = kit_now_ms();
 	assert_int_equal(read_script("#!/bin/sh\nsleep 100\n", 200, &err), -ETIMEDOUT);
-	/* Closes its output and stays; or leaves a child that holds it. */
+	/* Closes its output and stays; or leaves a child that holds it: that ends with it. */
 	assert_int_equal(
 		read_script("#!/bin/sh\nexec >/dev/null\nsleep 100\n", 200, &err), -ETIMEDOUT);
-	assert_int_equal(read_script("#!/bin/sh\nsleep 100 &\n", 200, &err), -ETIMEDOUT);
+	assert_int_equal(read_script("#!/bin/sh\nsleep 100 &\n", 2000, &err), -EPROTO);
+	assert_int_equal(read_script("#!/bin/sh\nsetsid sleep 100 &\n", 2000, &err), -EPROTO);
 	assert_int_equal(
 		read_script(
 			"#!/bin/sh\nwhile :; do echo yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy"
@@ -121,6 +122,28 @@ static void test_read_refuses(void **state)
 			20000, &err),
 		-EMSGSIZE);
 	assert_true(kit_now_ms() - start < 15000);
+}
+
+/* What is run is nobody, among its own processes; its folder is nobody else's. */
+static void test_apart(void **state)
+{
+	static const char script[] = "#!/bin/sh\ncase $1 in\n--version) echo 6.1-$(id -u)-$$ ;;\n"
+				     "--showconfig) echo CONFIG_UML=y ;;\nesac\n";
+	const char *path = kit_path(&dir, "script");
+	struct kernelinfo info;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	if (geteuid() != 0)
+		skip();
+	(void)unlink(path);
+	kit_write(path, script, strlen(script), 0755);
+	assert_int_equal(chmod(dir.path, 0700), 0);
+	if (kernelinfo_read(path, (uid_t)-1, KERNELINFO_TIMEOUT_MS, &info, &err) < 0)
+		fail_msg("%s", err_msg(&err));
+	assert_string_equal(info.release, "6.1-65534-2");
+	assert_int_equal(kernelinfo_read(path, 4711, KERNELINFO_TIMEOUT_MS, &info, &err), 0);
+	assert_string_equal(info.release, "6.1-4711-2");
 }
 
 static void test_parse(void **state)
@@ -285,9 +308,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(test_read),
 		cmocka_unit_test(test_in_the_pool), cmocka_unit_test(test_read_refuses),
-		cmocka_unit_test(test_parse), cmocka_unit_test(test_features),
-		cmocka_unit_test(test_needs), cmocka_unit_test(test_needs_refuses),
-		cmocka_unit_test(test_needs_damage)};
+		cmocka_unit_test(test_apart), cmocka_unit_test(test_parse),
+		cmocka_unit_test(test_features), cmocka_unit_test(test_needs),
+		cmocka_unit_test(test_needs_refuses), cmocka_unit_test(test_needs_damage)};
 
 	return cmocka_run_group_tests(tests, setup, teardown);
 }
