@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -224,4 +225,16 @@ uint64_t proc_wall_us(void)
 
 	(void)clock_gettime(CLOCK_REALTIME, &t);
 	return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+}
+
+uint32_t proc_cpus(void)
+{
+	long online = sysconf(_SC_NPROCESSORS_CONF), n = online > 0 ? online : 1;
+	cpu_set_t *set = CPU_ALLOC((size_t)n);
+	size_t size = CPU_ALLOC_SIZE((size_t)n);
+
+	if (set && sched_getaffinity(0, size, set) == 0)
+		n = CPU_COUNT_S(size, set);
+	CPU_FREE(set);
+	return n > 0 ? (uint32_t)n : 1;
 }

@@ -40,5 +40,7 @@ uint64_t proc_random_u64(void); /* never 0 */
 uint64_t proc_mono_ms(void);
 uint64_t proc_wall_ms(void);
 uint64_t proc_wall_us(void);
+/* The processors that this process may run on (a cpuset may leave it few), at least 1. */
+uint32_t proc_cpus(void);
 
 #endif

@@ -10,6 +10,7 @@
 
 #include "lib/fs.h"
 #include "lib/log.h"
+#include "lib/proc.h"
 #include "node-agent/peers.h"
 
 static uint64_t host_memory(void)
@@ -35,14 +36,13 @@ void facts_fill(struct agent *agent, struct facts *out)
 	const struct agentconf *c = &agent->config;
 	Um__HostFacts *m = &out->msg;
 	char ifname[OVERLAY_IFNAME];
-	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 	uint64_t disk, disk_free;
 	struct utsname uts;
 	struct err err = ERR_INIT;
 
 	um__host_facts__init(m);
 	m->memory_bytes = c->memory ? c->memory : host_memory() / 10 * 9;
-	m->cpu_milli = c->cpu_milli ? c->cpu_milli : 1000 * (uint32_t)(cpus > 0 ? cpus : 1);
+	m->cpu_milli = c->cpu_milli ? c->cpu_milli : 1000 * proc_cpus();
 	disk_of(agent, &disk, &disk_free);
 	m->disk_bytes = c->disk ? c->disk : disk;
 	m->disk_free_bytes = disk_free;

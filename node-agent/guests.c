@@ -10,6 +10,7 @@
 
 #include "lib/fs.h"
 #include "lib/log.h"
+#include "lib/proc.h"
 #include "lib/str.h"
 #include "node-agent/agent.h"
 #include "node-agent/life.h"
@@ -187,14 +188,16 @@ static int load_fences(struct guests *guests, struct err *err)
 int guests_open(struct agent *agent, struct guests **out, struct err *err)
 {
 	struct guests *guests = calloc(1, sizeof(*guests));
-	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	uint32_t cpus = proc_cpus(), promised = (agent->config.cpu_milli + 999) / 1000;
 	int rc;
 
 	if (!guests)
 		return err_set(err, -ENOMEM, "memory is short");
 	guests->agent = agent;
-	guests->boots_max =
-		agent->config.boots ? agent->config.boots : 2 * (uint32_t)(cpus > 0 ? cpus : 1);
+	/* Two for each processor: a boot waits for the disk and for its agent as well. */
+	if (promised && promised < cpus)
+		cpus = promised;
+	guests->boots_max = agent->config.boots ? agent->config.boots : 2 * cpus;
 	rc = load_fences(guests, err);
 	if (rc == 0)
 		rc = loop_defer_open(agent->loop, "guests", sweep, guests, &guests->sweep, err);

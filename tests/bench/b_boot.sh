@@ -24,13 +24,14 @@ boot() {
 	rm -rf "$STATE/uml" "$STATE/cow" "$STATE/time"
 	mkdir "$STATE/uml"
 	TIMEFORMAT='%U %S'
+	to=''
 	from=$EPOCHREALTIME
-	to=$from
 	while IFS= read -r line; do
 		case $line in *user-space-is-here*) to=$EPOCHREALTIME ;; esac
 	done < <({ time TMPDIR=/dev/shm timeout 60 "$kernel" mem=64M "ubd0=$STATE/cow,$STATE/image" root=/dev/ubda rw init=/sbin/init \
 		con=null con0=null,fd:1 quiet "uml_dir=$STATE/uml" umid=b "$@" 2> /dev/null < /dev/null; } 2> "$STATE/time")
 	wait_until 5 test -s "$STATE/time"
+	[ -n "$to" ] || { echo "$kernel did not reach user space" >&2; return 1; }
 	awk -v from="$from" -v to="$to" '{printf "%.1f %.1f\n", (to - from) * 1000, ($1 + $2) * 1000}' "$STATE/time"
 }
 median() { sort -n | sed -n "$(((rounds + 1) / 2))p"; }
@@ -38,7 +39,7 @@ compare() { # TEXT ARGUMENT...
 	local text=$1 k; shift
 	rm -f "$STATE"/out.*
 	for _ in $(seq "$rounds"); do
-		for k in fast debian; do boot "${!k}" "$@" >> "$STATE/out.$k"; done
+		for k in fast debian; do boot "${!k}" "$@" >> "$STATE/out.$k" || return 1; done
 	done
 	for k in fast debian; do
 		cut -d' ' -f1 "$STATE/out.$k" | median > "$STATE/wall.$k"
@@ -48,7 +49,7 @@ compare() { # TEXT ARGUMENT...
 		printf "%-22s  %8.1f  %8.1f  %6.3f   %8.1f  %8.1f  %6.3f\n", t, fw, dw, fw / dw, fc, dc, fc / dc
 		exit !(fw / dw <= 0.25 && fc / dc <= 0.15)}'
 }
-boot "$fast" > /dev/null; boot $debian > /dev/null # warm
+boot "$fast" > /dev/null && boot $debian > /dev/null || exit 1 # warm
 printf 'fast: %s   debian: %s   %s rounds, medians\n' "$("$fast" --version)" "$($debian --version)" "$rounds"
 printf '%-22s  %8s  %8s  %6s   %8s  %8s  %6s\n' "to user space" "fast ms" "debian" "ratio" "CPU fast" "debian" "ratio"
 table() { compare "plain" && compare "as Umlaut starts them" ssl=null lpj=40000000; }

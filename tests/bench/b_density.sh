@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Many guests on one machine, with the kernel `fast`, 32 MiB and busybox each, two hosts.
 #   loop  100 guests: apply to all ready, against a plain shell loop that starts the same
-#         kernels with the same image and waits for the same line; rounds alternate, medians
+#         kernels with the same image and waits for the same line: as one would type it, and
+#         with the arguments that Umlaut gives them; rounds alternate, medians
 #   many  500 guests in one network: time to ready, memory of each in its parts, processors
 #         in use while idle, exec in all at once, delete and what it leaves
 #   most  100 more at a time, until something stops it
@@ -9,7 +10,7 @@
 # ROUNDS=N, GUESTS=N of `many`, MOST=N where `most` ends, IDLE=seconds.
 . "$(dirname "$0")/../integration/lib.sh"
 . "$ROOT/tests/bench/density.sh"
-fast=${FAST:-build/kernel/linux-fast} rounds=${ROUNDS:-3} guests=${GUESTS:-500} most=${MOST:-2000} idle=${IDLE:-30}
+fast=${FAST:-build/kernel/linux-fast} rounds=${ROUNDS:-3} guests=${GUESTS:-500} most=${MOST:-4000} idle=${IDLE:-30}
 [ -x "$fast" ] || { echo "the kernel 'fast' is not built: make kernel"; exit 1; }
 fast=$(realpath "$fast")
 parts=${*:-loop many most}
@@ -38,19 +39,20 @@ delete
 
 # The same kernels by a shell loop, in a PID namespace of their own so that all of it ends.
 # shellcheck disable=SC2016 # expanded by the shell in there
-by_hand() { # GUESTS: prints the seconds until all have said their line
+by_hand() { # GUESTS [ARGUMENT...]: prints the seconds until all have said their line
 	local dir=$STATE/hand from
 	rm -rf "$dir"; mkdir -p "$dir"
 	from=$(now)
 	unshare --pid --fork --kill-child bash -c '
 		n=$1 kernel=$2 image=$3 dir=$4
+		shift 4
 		for i in $(seq "$n"); do
 			TMPDIR=/dev/shm "$kernel" mem=32M "ubd0=$dir/$i,$image" root=/dev/ubda rw init=/sbin/init console=tty0 con=null con0=null,fd:1 ssl=null quiet \
-				"uml_dir=$dir/u" "umid=$i" >> "$dir/out" 2> /dev/null < /dev/null &
+				"uml_dir=$dir/u" "umid=$i" "$@" >> "$dir/out" 2> /dev/null < /dev/null &
 		done
 		until [ "$(grep -ac guest-is-up "$dir/out")" -ge "$n" ]; do sleep 0.1; done
 		echo all > "$dir/done"
-		exec sleep 1000' hand "$1" "$fast" "$image" "$dir" 2> /dev/null &
+		exec sleep 1000' hand "$1" "$fast" "$image" "$dir" "${@:2}" 2> /dev/null &
 	local pid=$!
 	if wait_until 60 test -e "$dir/done"; then since "$from"; else echo "only $(grep -ac guest-is-up "$dir/out") of the loop's guests are up" >&2; fi
 	kill -KILL "$pid" 2> /dev/null
@@ -66,17 +68,22 @@ by_umlaut() { # GUESTS
 	if apply 300s && wait_until 60 all_said "$1"; then since "$from"; else tail -3 "$STATE/apply.out" >&2; fi
 	delete
 }
+# guest/cmdline.c
+like_ours=(lpj=40000000 bonding.max_bonds=0 dummy.numdummies=0 ifb.numifbs=0 fb_tunnels=none)
 part_loop() {
-	: > "$STATE/hand.s"; : > "$STATE/ours.s"
+	local h o l
+	: > "$STATE/hand.s"; : > "$STATE/like.s"; : > "$STATE/ours.s"
 	for _ in $(seq "$rounds"); do
 		by_hand 100 >> "$STATE/hand.s"; echo >> "$STATE/hand.s"
 		by_umlaut 100 >> "$STATE/ours.s"; echo >> "$STATE/ours.s"
+		by_hand 100 "${like_ours[@]}" >> "$STATE/like.s"; echo >> "$STATE/like.s"
 	done
-	local h o
-	equal "every round came to its end" $((2 * rounds)) "$(grep -c . "$STATE/hand.s" "$STATE/ours.s" | awk -F: '{n += $2} END {print n}')" || return
-	h=$(median < "$STATE/hand.s") o=$(median < "$STATE/ours.s")
-	printf '100 guests: a shell loop %s s (%s), umlaut %s s (%s)\n' "$h" "$(xargs < "$STATE/hand.s")" "$o" "$(xargs < "$STATE/ours.s")"
+	equal "every round came to its end" $((3 * rounds)) "$(cat "$STATE"/{hand,like,ours}.s | grep -c .)" || return
+	h=$(median < "$STATE/hand.s") l=$(median < "$STATE/like.s") o=$(median < "$STATE/ours.s")
+	printf '100 guests: a shell loop %s s (%s), with our arguments %s s (%s), umlaut %s s (%s)\n' "$h" "$(xargs < "$STATE/hand.s")" \
+		"$l" "$(xargs < "$STATE/like.s")" "$o" "$(xargs < "$STATE/ours.s")"
 	goal "100 guests, ratio to a shell loop" "$(awk -v o="$o" -v h="$h" 'BEGIN {printf "%.2f", o / h}')" 1.5
+	goal "100 guests, ratio to a shell loop with our arguments" "$(awk -v o="$o" -v h="$l" 'BEGIN {printf "%.2f", o / h}')" 1.5
 }
 
 # What one tap on a bridge costs the machine, KiB: measured on 200 made by hand.

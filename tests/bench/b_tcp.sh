@@ -100,8 +100,13 @@ hand_round > /dev/null; umlaut_round > /dev/null # warm
 hand=() ours=()
 for _ in $(seq "$rounds"); do hand+=("$(hand_round)"); ours+=("$(umlaut_round)"); done
 median() { printf '%s\n' "$@" | sort -n | sed -n "$((($# + 1) / 2))p"; }
+equal "every round came to its end" $((2 * rounds)) "$(printf '%s\n' "${hand[@]}" "${ours[@]}" | grep -c .)" || exit 1
 h=$(median "${hand[@]}") o=$(median "${ours[@]}")
 printf 'hand-made path: %s Mbit/s (rounds: %s)\n' "$h" "${hand[*]}"
 printf 'umlaut:         %s Mbit/s (rounds: %s)\n' "$o" "${ours[*]}"
-awk -v o="$o" -v h="$h" 'BEGIN {printf "ratio:          %.2f (goal: at least 0.95)\n", o / h}'
+at_least() { # TEXT VALUE LIMIT
+	if awk -v a="$2" -v b="$3" 'BEGIN {exit !(a >= b)}'; then ok "$1: $2 (at least $3)"; else not_ok "$1: $2 (goal: at least $3)"; fi
+}
+at_least "ratio to the path by hand" "$(awk -v o="$o" -v h="$h" 'BEGIN {printf "%.2f", o / h}')" 0.95
+at_least "Mbit/s" "$o" 5000
 finish

@@ -52,9 +52,10 @@ check "the scheduler's $((said >> 10)) KiB are what /proc says ($((sum >> 10)) K
 
 before=$(field '.guests[] | select(.name == "m/a") | .memory_bytes')
 check "40 MiB are used in a guest" ctl exec m/a -- dd if=/dev/zero of=/dev/shm/f bs=1M count=40
-check "memory of one, and from inside" memory m/a --inside
+# Debian's kernel takes pages for itself as well, and gives some back, at times of its own.
+holds_more() { memory m/a --inside && near "$(field '.guests[0].memory_bytes')" $((before + (40 << 20))) 6000000; }
+check "it holds 40 MiB more" wait_until 10 holds_more || echo "      $before, now $(field '.guests[0].memory_bytes')"
 equal "no other is told" 1 "$(field '.guests | length')"
-check "it holds 40 MiB more" near "$(field '.guests[0].memory_bytes')" $((before + (40 << 20))) 4000000
 check "which its programs have" test "$(field '.guests[0].programs_bytes')" -ge $((40 << 20))
 check "the parts inside are the whole" test "$(field '.guests[0] | .programs_bytes + .files_bytes + .own_bytes - .memory_bytes | fabs < 1e6')" = true
 check "a table" sh -c "'$BIN/clusterctl' memory -d m | grep -q '^m/b '"

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -102,9 +103,29 @@ static void test_random_and_clocks(void **state)
 	assert_true(proc_wall_ms() > UINT64_C(1600000000000));
 }
 
+/* A cpuset or an affinity leaves fewer than the machine has. */
+static void test_cpus(void **state)
+{
+	cpu_set_t before, one;
+	uint32_t all = proc_cpus();
+
+	(void)state;
+	assert_true(all >= 1);
+	assert_int_equal(sched_getaffinity(0, sizeof(before), &before), 0);
+	assert_int_equal(all, CPU_COUNT(&before));
+	CPU_ZERO(&one);
+	for (size_t i = 0; i < CPU_SETSIZE && CPU_COUNT(&one) == 0; i++)
+		if (CPU_ISSET(i, &before))
+			CPU_SET(i, &one);
+	assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
+	assert_int_equal(proc_cpus(), 1);
+	assert_int_equal(sched_setaffinity(0, sizeof(before), &before), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_cpus),
 		cmocka_unit_test(test_identity),
 		cmocka_unit_test(test_parse),
 		cmocka_unit_test(test_random_and_clocks),
