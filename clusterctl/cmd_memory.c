@@ -11,6 +11,7 @@
 #define CALL_MS 60000u
 #define GUESTS_MAX 100000u
 #define REPLY_MAX (64u << 10)
+#define ANSWER_MS 10000u /* of one guest; it may be hostile, and say nothing for ever */
 
 struct row {
 	char name[STR_FULLNAME_MAX + 1], host[STR_NAME_MAX + 1], image[STR_FULLNAME_MAX + 1];
@@ -66,18 +67,40 @@ static void on_data(void *arg, struct stream *s, uint32_t channel, const uint8_t
 	stream_consumed(s, size);
 }
 
+struct late {
+	struct ctl *ctl;
+	bool passed;
+};
+
+static void on_late(void *arg)
+{
+	struct late *late = arg;
+
+	late->passed = true;
+	loop_stop(late->ctl->loop);
+}
+
 /* Runs the stream to its end; what it said is in m->reply. */
 static int ask(struct ctl *ctl, struct memory *m, Um__StreamOpen *open, struct err *err)
 {
 	static const struct stream_ops ops = {.data = on_data};
-	struct stream s;
+	struct late late = {.ctl = ctl};
+	struct loop_timer *timer = NULL;
+	struct stream s = {.state = STREAM_ENDED};
 	int rc;
 
 	m->reply.size = 0;
+	rc = loop_timer_open(ctl->loop, "memory", on_late, &late, &timer, err);
+	if (rc < 0)
+		return rc;
+	loop_timer_arm(timer, ANSWER_MS);
 	rc = stream_open(&s, ctl, open, &ops, m, err);
 	while (rc == 0 && s.state != STREAM_ENDED) {
 		(void)loop_run(ctl->loop, NULL);
-		if (ctl->interrupted)
+		if (late.passed)
+			rc = err_set(err, -ETIMEDOUT, "%s has not answered in %u s",
+				*open->guest ? open->guest : "the scheduler", ANSWER_MS / 1000);
+		else if (ctl->interrupted)
 			rc = err_set(err, -EINTR, "interrupted");
 		else if (s.state != STREAM_ENDED && s.downs != ctl->downs)
 			rc = err_set(err, -ECONNRESET, "the connection to the scheduler was lost");
@@ -85,6 +108,7 @@ static int ask(struct ctl *ctl, struct memory *m, Um__StreamOpen *open, struct e
 	if (rc == 0 && s.err.code)
 		rc = err_set(err, s.err.code, "%s", err_msg(&s.err));
 	stream_close(&s);
+	loop_timer_close(timer);
 	return rc;
 }
 
@@ -109,7 +133,9 @@ static uint64_t meminfo(const char *text, const char *key)
 {
 	const char *at = strstr(text, key);
 
-	return at ? strtoull(at + strlen(key), NULL, 10) << 10 : 0;
+	uint64_t kib = at ? strtoull(at + strlen(key), NULL, 10) : 0;
+
+	return kib < UINT64_C(1) << 40 ? kib << 10 : 0;
 }
 
 /* Of what the guest has touched: its programs' memory, files that it keeps, and the rest,
@@ -120,7 +146,7 @@ static void ask_inside(struct ctl *ctl, struct memory *m, struct row *row)
 	Um__StreamOpen open = UM__STREAM_OPEN__INIT;
 	struct err err = ERR_INIT;
 	const char *text;
-	uint64_t shmem;
+	uint64_t shmem, files;
 
 	open.kind = UM__STREAM_KIND__STREAM_EXEC;
 	open.guest = row->name;
@@ -131,11 +157,16 @@ static void ask_inside(struct ctl *ctl, struct memory *m, struct row *row)
 	text = buf_text(&m->reply);
 	if (!str_starts(text, "MemTotal:"))
 		return;
+	/* A guest may say what it likes; it has not more than it holds. */
 	shmem = meminfo(text, "\nShmem:");
+	files = meminfo(text, "\nCached:") + meminfo(text, "\nBuffers:");
 	row->programs = meminfo(text, "\nAnonPages:") + shmem;
-	row->files = meminfo(text, "\nCached:") + meminfo(text, "\nBuffers:") - shmem;
-	row->own = row->guest > row->programs + row->files ? row->guest - row->programs - row->files
-							   : 0;
+	if (row->programs > row->guest)
+		row->programs = row->guest;
+	row->files = files > shmem ? files - shmem : 0;
+	if (row->files > row->guest - row->programs)
+		row->files = row->guest - row->programs;
+	row->own = row->guest - row->programs - row->files;
 	row->inside = true;
 }
 

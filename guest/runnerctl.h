@@ -102,7 +102,7 @@ int runnerctl_hosts(struct runnerctl *rc, const Um__HostsUpdate *update, struct 
 /* A fresh id for a stream or request, never 0. */
 uint64_t runnerctl_id(struct runnerctl *rc);
 /* Sends ENV as it is (StreamOpen, StreamData, StreamCredit, StreamControl,
- * StreamEnd, GuestStatsRequest, GuestSync) with env->id.  -ENOTCONN; -ENOBUFS:
+ * StreamEnd, GuestStatsRequest, GuestSync, GuestTrim) with env->id.  -ENOTCONN; -ENOBUFS:
  * the queue is full, try again at on_drain (cannot happen to a peer that keeps
  * to its credits). */
 int runnerctl_send(struct runnerctl *rc, Um__Envelope *env, struct err *err);

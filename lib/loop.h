@@ -57,6 +57,7 @@ void loop_timer_close(struct loop_timer *timer);
 #define LOOP_READ 1u
 #define LOOP_WRITE 2u
 #define LOOP_HUP 4u /* only reported */
+#define LOOP_PRI 8u /* exceptional: POLLPRI of poll(2) */
 typedef void loop_fd_fn(void *arg, unsigned events);
 int loop_fd_open(struct loop *loop, const char *name, int fd, loop_fd_fn *fn, void *arg,
 	struct loop_fd **out, struct err *err);

@@ -52,6 +52,8 @@ static void fd_cb(uv_poll_t *uv, int status, int events)
 		ready |= LOOP_READ;
 	if (events & UV_WRITABLE)
 		ready |= LOOP_WRITE;
+	if (events & UV_PRIORITIZED)
+		ready |= LOOP_PRI;
 	if (events & UV_DISCONNECT)
 		ready |= LOOP_HUP;
 	watch->fn(watch->arg, ready);
@@ -66,6 +68,8 @@ static int start(struct loop_fd *watch)
 		events |= UV_READABLE;
 	if (watch->want & LOOP_WRITE)
 		events |= UV_WRITABLE;
+	if (watch->want & LOOP_PRI)
+		events |= UV_PRIORITIZED;
 	if (!events)
 		return uv_poll_stop(&watch->uv);
 	return uv_poll_start(&watch->uv, events, fd_cb);

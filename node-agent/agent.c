@@ -26,6 +26,7 @@
 #include "node-agent/nets.h"
 #include "node-agent/orphans.h"
 #include "node-agent/peers.h"
+#include "node-agent/pressure.h"
 #include "node-agent/relay.h"
 #include "node-agent/report.h"
 
@@ -167,6 +168,8 @@ static int open_parts(struct agent *agent, struct err *err)
 	if (rc == 0)
 		rc = link_open(agent, &agent->link, err);
 	if (rc == 0)
+		rc = pressure_open(agent, &agent->pressure, err);
+	if (rc == 0)
 		log_info("agent started", LOG_U64("guests", found.guests),
 			LOG_U64("running", found.running), LOG_U64("half_made", found.broken));
 	return rc;
@@ -208,6 +211,7 @@ void agent_stop(struct agent *agent)
 	if (!agent || agent->stopping)
 		return;
 	agent->stopping = true;
+	pressure_stop(agent->pressure);
 	relay_stop(agent->relay);
 	moves_stop(agent->moves);
 	blobs_stop(agent->blobs);
@@ -224,6 +228,7 @@ void agent_free(struct agent *agent)
 {
 	if (!agent)
 		return;
+	pressure_free(agent->pressure);
 	moves_free(agent->moves);
 	orphans_free(agent->orphans);
 	guests_free(agent->guests);

@@ -11,6 +11,7 @@
  *   moves     guests that come from, or go to, other hosts
  *   orphans   disks of guests that went on elsewhere while this host was lost
  *   report    tells the scheduler what changed
+ *   pressure  has guests give up caches when the host is short of memory
  *   inventory at the start: what is on disk and running already
  *
  * Life: agent_open() (blocking: scans the state folder), the loop runs,
@@ -36,6 +37,7 @@ struct moves;
 struct nets;
 struct orphans;
 struct peers;
+struct pressure;
 struct report;
 struct relay;
 
@@ -61,6 +63,7 @@ struct agent {
 	struct link *link;
 	struct peers *peers;
 	struct relay *relay;
+	struct pressure *pressure; /* NULL: the host does not tell */
 	bool stopping;
 };
 

@@ -127,6 +127,14 @@ static void sync_child(struct agent *a, pid_t pid, int status)
 	}
 }
 
+/* The host is short of memory. What is not written yet stays; the kernel tells its host of
+ * the pages that became free (guest/kernel/patches/give-back.patch). */
+static void trim(void)
+{
+	if (sys_write("/proc/sys/vm/drop_caches", "3"))
+		sys_log("caches cannot be given up: %s", strerror(errno));
+}
+
 static void begin_stop(struct agent *a, uint32_t timeout_ms, bool restart)
 {
 	run_stop(&a->run);
@@ -163,6 +171,9 @@ static void handle(struct agent *a, const Um__Envelope *env)
 		break;
 	case UM__ENVELOPE__BODY_GUEST_SYNC:
 		begin_sync(a, env->id);
+		break;
+	case UM__ENVELOPE__BODY_GUEST_TRIM:
+		trim();
 		break;
 	case UM__ENVELOPE__BODY_GUEST_STATS_REQUEST:
 		send_stats(a, env->id);

@@ -333,6 +333,18 @@ int run_hosts(struct run *run, const Um__HostsUpdate *update, struct err *err)
 	return rc;
 }
 
+void run_trim(struct run *run)
+{
+	Um__Envelope env = wire_env(0);
+	Um__GuestTrim body = UM__GUEST_TRIM__INIT;
+
+	env.body_case = UM__ENVELOPE__BODY_GUEST_TRIM;
+	env.guest_trim = &body;
+	/* One that is busy otherwise is asked another time. */
+	if (run->state == ST_RUNNING)
+		(void)line_send(run->line, &env, NULL);
+}
+
 void run_no_agents(struct run *run)
 {
 	if (run->state == ST_ENDED)

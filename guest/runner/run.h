@@ -56,6 +56,8 @@ void run_fill_status(const struct run *run, Um__RunnerStatus *status);
 int run_stop(struct run *run, uint32_t timeout_ms, bool force, bool by_request, struct err *err);
 int run_forget(struct run *run, struct err *err);
 int run_hosts(struct run *run, const Um__HostsUpdate *update, struct err *err);
+/* The host is short of memory: a guest that runs gives up its caches. */
+void run_trim(struct run *run);
 void run_no_agents(struct run *run); /* the last connection is gone */
 
 /* Names for logs and tests. */

@@ -106,6 +106,9 @@ static void on_message(void *arg, struct conn *conn, const Um__Envelope *env)
 		rc = run_hosts(serve->run, env->hosts_update, &err);
 		reply(conn, env->id, rc, &err);
 		break;
+	case UM__ENVELOPE__BODY_GUEST_TRIM:
+		run_trim(serve->run);
+		break;
 	case UM__ENVELOPE__BODY_STREAM_OPEN:
 	case UM__ENVELOPE__BODY_STREAM_DATA:
 	case UM__ENVELOPE__BODY_STREAM_CREDIT:

@@ -47,7 +47,7 @@ static double median(int n, char **argv, int by_vfork)
 
 int main(int argc, char **argv)
 {
-	int n = argc > 2 ? atoi(argv[1]) : 0;
+	int n = argc > 2 ? (int)strtol(argv[1], NULL, 10) : 0;
 
 	if (n < 1 || n > MOST)
 		return 2;
