@@ -4,11 +4,11 @@
 # Umlaut.  For each: from the command to all nodes usable, memory of the machine a node
 # takes, and a ping matrix of 10 sources (or N) with 10 targets each, the same for all.
 #   rivals N...: default 10 50 100 200.  FAST=FILE (default build/kernel/linux-fast),
-#   ONLY="umlaut mininet microvm" (default all; what cannot run here says why).
+#   ONLY="umlaut mininet microvm" (default all; what cannot run here says why), VM_WAIT=seconds.
 # Mininet's nodes share the host's kernel and file system; the others have their own.
 . "$(dirname "$0")/../integration/lib.sh"
 . "$ROOT/tests/bench/density.sh"
-fast=${FAST:-build/kernel/linux-fast} sizes=${*:-10 50 100 200} only=${ONLY:-umlaut mininet microvm}
+fast=${FAST:-build/kernel/linux-fast} sizes=${*:-10 50 100 200} only=${ONLY:-umlaut mininet microvm} vm_wait=${VM_WAIT:-60}
 [ -x "$fast" ] || { echo "the kernel 'fast' is not built: make kernel"; exit 1; }
 fast=$(realpath "$fast")
 
@@ -95,13 +95,23 @@ begin_mininet() {
 		print('stopped', flush=True)
 	P
 }
+host_kernel() { echo $(($(mem SUnreclaim) + $(mem Percpu) + $(mem PageTables) + $(mem KernelStack))); } # KiB
+mn_pss() { # of all processes of Mininet's PID namespace
+	local ns p
+	ns=$(readlink "/proc/$(pgrep -P "$MN_PID" | head -1)/ns/pid")
+	for p in /proc/[0-9]*; do
+		[ "$(readlink "$p/ns/pid" 2> /dev/null)" != "$ns" ] || awk '/^Pss:/ {print $2}' "$p/smaps_rollup" 2> /dev/null
+	done | awk '{n += $1} END {print n + 0}'
+}
 run_mininet() { # N
-	local before start kib s good=0 got from
-	before=$(settled)
+	local kernel start kib s good=0 got from
+	kernel=$(host_kernel)
 	# Namespaces of its own: whatever happens, all of it ends.
 	coproc MN { unshare --net --mount --pid --fork --mount-proc --kill-child /usr/bin/python3 "$STATE/nodes.py" "$1" 2> "$STATE/mininet.err"; }
 	if ! read -r -t 120 start <&"${MN[0]}"; then not_ok "mininet: $1 nodes"; cat "$STATE/mininet.err"; return; fi
-	kib=$((before - $(settled)))
+	# Its nodes are smaller than the noise of the machine's free memory: their shells' Pss, and
+	# what the host's kernel has more.
+	kib=$(($(mn_pss) + $(host_kernel) - kernel))
 	from=$(now)
 	for s in $(sources "$1"); do
 		echo "$s $(targets "$1" "$s")" >&"${MN[1]}"
@@ -175,10 +185,14 @@ begin_microvm() {
 	# /dev/kvm may be there and of no use: one has to come up.
 	vm_network 1
 	microvm 1
-	timeout 20 grep -qam1 guest-is-up "$d/1.out"
-	local rc=$?
+	timeout "$vm_wait" tee "$d/serial" < "$d/1.out" | grep -qam1 guest-is-up
+	local rc=${PIPESTATUS[1]}
 	vm_end
-	[ $rc -eq 0 ] || { echo "$skip /dev/kvm is there, but a microvm did not reach user space in 20 s $(tail -1 "$d/log" | cut -c1-120)"; return 1; }
+	[ "$rc" -eq 0 ] || {
+		echo "$skip /dev/kvm is there, but a microvm did not reach user space in $vm_wait s; it said:"
+		{ tail -2 "$d/log"; tr -d '\r\0' < "$d/serial" | tail -3; } | cut -c1-120 | sed 's/^/    /'
+		return 1
+	}
 }
 run_microvm() { # N
 	local before from start kib i s good=0 got t d=$STATE/vm

@@ -7,7 +7,7 @@
 fast=${FAST:-build/kernel/linux-fast}
 root=${ROOTFS:-$STATE/root}
 [ -d "$root" ] || check "debootstrap makes a root" debootstrap --variant=minbase \
-	--include=systemd-sysv,iproute2,nftables,wireguard-tools,iputils-ping,iputils-arping,iperf3,squashfs-tools,procps,kmod,udev \
+	--include=systemd-sysv,iproute2,nftables,iptables,wireguard-tools,iputils-ping,iputils-arping,iperf3,squashfs-tools,procps,kmod,udev \
 	bookworm "$root" || exit 1
 testbed_up 2
 if [ -x "$fast" ]; then
@@ -49,6 +49,9 @@ check "systemd: a service is started and watched" in_guest a 'systemd-run -q --u
 feature memcg "a limit ends what is over it" a '! systemd-run -q --wait -p MemoryMax=24M -p MemorySwapMax=0 sh -c "head -c 64M /dev/zero | tail -c 64M > /dev/null"'
 check "pids: the third process is one too many" in_guest a 'g=/sys/fs/cgroup/t; echo +pids > /sys/fs/cgroup/cgroup.subtree_control; mkdir $g; echo 2 > $g/pids.max
 	sh -c "echo 0 > $g/cgroup.procs; sleep 1 & sleep 1 & sleep 1 & wait" || true; grep "^max [1-9]" $g/pids.events
+	for i in 1 2 3 4 5 6 7 8 9; do rmdir $g && exit 0; sleep 0.3; done; exit 1'
+check "cpu: a tenth of a processor is no more than that" in_guest a 'g=/sys/fs/cgroup/c; echo +cpu > /sys/fs/cgroup/cgroup.subtree_control; mkdir $g; echo "10000 100000" > $g/cpu.max
+	timeout 3 sh -c "echo 0 > $g/cgroup.procs; while :; do :; done" || true; awk "/^usage_usec/ {exit !(\$2 > 50000 && \$2 < 1000000)}" $g/cpu.stat
 	for i in 1 2 3 4 5 6 7 8 9; do rmdir $g && exit 0; sleep 0.3; done; exit 1'
 feature user-namespaces "root in one of its own" a 'test "$(unshare --user --map-root-user id -u)" = 0'
 
@@ -119,6 +122,8 @@ cat /run/route.out
 for n in 1 2 3; do ip netns del m$n; done
 exit $heard
 M
+feature multicast-routing "IPv6 has it as well" a 'perl -e "use Socket; socket(my \$s, 10, SOCK_RAW, 58) or die; setsockopt(\$s, 41, 200, pack(q(i), 1)) or die qq(MRT6_INIT: \$!)"'
+feature virtio "its drivers wait for devices" a 'ls -d /sys/bus/virtio/drivers/virtio_net /sys/bus/virtio/drivers/virtio_blk'
 feature multicast-routing "a datagram crosses a router once it has a route for it" a "$(cat "$STATE/multicast")"
 
 # Between the two, over the hosts.
@@ -138,6 +143,12 @@ feature nftables "a rule drops, and counts" a 'nft add table inet t; nft "add ch
 	! ping -q -c 2 -W 1 b; nft list ruleset | grep -q "packets 2 "; nft delete table inet t; ping -q -c 1 -W 5 b'
 feature nat "masquerading" a 'nft add table ip nat; nft "add chain ip nat p { type nat hook postrouting priority 100; }"; nft add rule ip nat p oifname eth0 counter masquerade
 	ping -q -c 1 -W 5 -I 10.9.9.9 b; nft delete table ip nat'
+feature nftables "what a rule logs is in the kernel's log" a 'nft add table inet l; nft "add chain inet l o { type filter hook output priority 0; }"; nft add rule inet l o icmp type echo-request log prefix \"seen-it \"
+	ping -q -c 1 -W 5 b; nft delete table inet l; dmesg | grep -q "seen-it .*PROTO=ICMP"'
+feature nat "iptables: a port leads elsewhere, as docker publishes them" a 'iptables -t nat -A OUTPUT -p tcp --dport 81 -m limit --limit 100/s -j DNAT --to-destination 127.0.0.1:82
+	iptables -t nat -L OUTPUT -n | grep -q "to:127.0.0.1:82"
+	perl -MIO::Socket::INET -e "\$s = IO::Socket::INET->new(Listen => 1, LocalAddr => q(127.0.0.1:82), ReuseAddr => 1) or die; if (!fork) { \$c = IO::Socket::INET->new(q(127.0.0.1:81)) or exit 1; exit 0 } alarm 5; \$s->accept or die; wait; exit \$? >> 8"
+	iptables -t nat -F OUTPUT'
 feature netem "a delay of 100 ms is one" a "tc qdisc add dev eth0 root netem delay 100ms; ping -q -c 3 -W 5 b | awk -F/ '/^rtt/ {exit !(\$5 > 95 && \$5 < 400)}'; tc qdisc del dev eth0 root"
 feature netem "a loss of all is one" a 'tc qdisc add dev eth0 root netem loss 100%; if ping -q -c 2 -W 1 b; then exit 1; fi; tc qdisc del dev eth0 root; ping -q -c 1 -W 5 b'
 rate() { # QDISC...: Mbit/s from a to b under it
