@@ -232,6 +232,32 @@ static void test_epochs(void **state)
 	assert_int_equal(w->fake.starts, 2);
 }
 
+static bool epoch_told(struct world *w, void *epoch)
+{
+	return told_of(w, 1)->epoch == (uint64_t)(uintptr_t)epoch;
+}
+
+/* What is told of an older epoch comes before what is told of the guest as it is, also in
+ * one message: who hears it last believes it. */
+static void test_refused_before(void **state)
+{
+	struct world *w = *state;
+
+	until(w, is_here, NULL);
+	want(w, 0)->run = false;
+	say_all(w);
+	until_phase(w, UM__PHASE__STOPPED);
+	assert_false(within(w, 100, never, NULL));
+	w->guests[0].epoch = 9;
+	say_guests(w, false, 0, 1);
+	w->guests[0].epoch = 11;
+	say_guests(w, false, 0, 1);
+	until(w, epoch_told, UID(11));
+	assert_false(within(w, 100, never, NULL));
+	assert_int_equal(told_of(w, 1)->epoch, 11);
+	assert_int_equal(told_of(w, 1)->phase, UM__PHASE__STOPPED);
+}
+
 static bool folder_exists(struct world *w, const char *kind)
 {
 	char path[PATH_MAX];
@@ -664,6 +690,7 @@ int main(void)
 		T(test_crash_restarts),
 		T(test_restart_policies),
 		T(test_epochs),
+		T(test_refused_before),
 		T(test_removed),
 		T(test_orphan),
 		T(test_set_aside),
