@@ -522,6 +522,7 @@ static inline void restart_all(struct world *w)
 {
 	loop_down(w);
 	w->fake.crashed = false;
+	w->fake.crash_at = 0;
 	loop_up(w);
 	agent_up(w);
 }
