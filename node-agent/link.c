@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/lease.h"
 #include "lib/log.h"
 #include "lib/rpc.h"
 #include "lib/str.h"
@@ -226,16 +227,16 @@ static void welcome(struct link *link, const Um__AgentWelcome *w)
 	uint64_t now = loop_now(agent->loop);
 	struct err err = ERR_INIT;
 
-	if (save_cluster(link, w->cluster_id, &err) < 0) {
+	if (lease_told(w->lease_ms, w->heartbeat_ms, &err) < 0 ||
+		save_cluster(link, w->cluster_id, &err) < 0) {
 		log_error("the scheduler's welcome is refused", LOG_ERR(&err));
 		return;
 	}
 	link->session = w->session;
 	link->observed_seq = 0;
 	link->refused = 0;
-	link->heartbeat_ms =
-		w->heartbeat_ms >= 50 && w->heartbeat_ms <= 60000 ? w->heartbeat_ms : 1000;
-	link->lease_ms = w->lease_ms >= 200 && w->lease_ms <= 3600000 ? w->lease_ms : 5000;
+	link->heartbeat_ms = w->heartbeat_ms;
+	link->lease_ms = w->lease_ms;
 	link->state = LINK_UP;
 	link->heard_at = link->full_asked_at = now;
 	link->lease_until = link->hello_at + link->lease_ms;
@@ -468,8 +469,6 @@ int link_open(struct agent *agent, struct link **out, struct err *err)
 	if (!link)
 		return err_set(err, -ENOMEM, "memory is short");
 	link->agent = agent;
-	link->heartbeat_ms = 1000;
-	link->lease_ms = 5000;
 	link->via = (struct imgvia){.request = via_request, .cancel = via_cancel, .arg = link};
 	rc = rpc_new(agent->loop, &link->rpc, err);
 	if (rc == 0)
