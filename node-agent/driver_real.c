@@ -320,11 +320,11 @@ static int real_usage(void *self, struct driver_usage *out, struct err *err)
 	return 0;
 }
 
-static int real_lease(void *self, struct loop *loop, uint64_t ms, struct err *err)
+static int real_lease(void *self, struct loop *loop, uint64_t until, struct err *err)
 {
 	struct real *real = self;
 
-	return fencer_renew(real->fencer, loop, ms, err);
+	return fencer_renew(real->fencer, loop, until, err);
 }
 
 static uint64_t real_lease_left(void *self)

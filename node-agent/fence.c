@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "lib/log.h"
+#include "lib/proc.h"
 #include "node-agent/agent.h"
 #include "node-agent/life.h"
 #include "node-agent/report.h"
@@ -13,7 +14,11 @@ struct fence {
 	struct loop_timer *timer;
 	bool cut;      /* the lease has ended */
 	bool expelled; /* from the cluster */
-	bool fresh;    /* this agent has not heard the whole state yet */
+	bool fresh; /* this agent has not heard the whole state yet */
+	/* proc_boot_ms() */
+	uint64_t until;	 /* the lease ends, for this process */
+	uint64_t heard;	 /* the sending of the newest heartbeat that was answered */
+	uint64_t cut_at; /* the lease ended */
 	struct log_rate rate;
 };
 
@@ -61,6 +66,7 @@ static void on_end(void *arg)
 	if (fence->cut)
 		return;
 	fence->cut = true;
+	fence->cut_at = proc_boot_ms();
 	kill_all(fence->agent);
 	log_warn("the lease ends unanswered: guests that may be started elsewhere are ended");
 	touch_all(fence->agent);
@@ -89,6 +95,7 @@ int fence_open(struct agent *agent, struct fence **out, struct err *err)
 	rc = loop_timer_open(agent->loop, "fence", on_end, fence, &fence->timer, err);
 	if (rc < 0)
 		return rc;
+	fence->until = proc_boot_ms() + left;
 	if (left)
 		loop_timer_arm(fence->timer, left);
 	else
@@ -109,19 +116,22 @@ void fence_free(struct fence *fence)
 	free(fence);
 }
 
-void fence_renew(struct fence *fence, uint64_t left, uint64_t lease)
+void fence_renew(struct fence *fence, uint64_t sent, uint64_t lease)
 {
 	struct agent *agent = fence->agent;
-	uint64_t guard = lease / FENCE_GUARD;
+	uint64_t guard = lease / FENCE_GUARD, until = sent + lease - guard, now = proc_boot_ms();
 	struct err err = ERR_INIT;
 
-	if (left <= guard)
-		return;
 	/* It ended while this process stood still, and the timer has not been told yet. */
-	if (!agent->driver.ops->lease_left(agent->driver.self))
+	if (now >= fence->until || !agent->driver.ops->lease_left(agent->driver.self))
 		on_end(fence);
-	loop_timer_arm(fence->timer, left - guard);
-	if (agent->driver.ops->lease(agent->driver.self, agent->loop, left - guard / 2, &err) < 0 &&
+	if (until <= now || sent < fence->heard)
+		return;
+	fence->heard = sent;
+	fence->until = until;
+	loop_timer_arm(fence->timer, until - now);
+	if (agent->driver.ops->lease(agent->driver.self, agent->loop, until + guard / 2, &err) <
+			0 &&
 		log_rate_pass(&fence->rate))
 		log_error("nobody would end the guests if this agent died", LOG_ERR(&err));
 }
@@ -133,7 +143,10 @@ void fence_lift(struct fence *fence)
 	fence->expelled = false;
 	if (expelled)
 		touch_all(fence->agent);
-	if ((!fence->cut && !fence->fresh) || !loop_timer_armed(fence->timer))
+	if ((!fence->cut && !fence->fresh) || proc_boot_ms() >= fence->until)
+		return;
+	/* An answer to what was sent before the cut may have been on its way for long. */
+	if (fence->cut && fence->heard < fence->cut_at)
 		return;
 	if (fence->cut)
 		log_info("the lease is good again");

@@ -19,6 +19,7 @@
 #include "guest/runnerdir.h"
 #include "lib/fs.h"
 #include "lib/log.h"
+#include "lib/proc.h"
 #include "lib/str.h"
 
 #define PAGE 4096
@@ -30,14 +31,6 @@ struct fencer {
 	bool lives; /* one that we started */
 	int lock;   /* to see whether another agent's does */
 };
-
-static uint64_t boot_ms(void)
-{
-	struct timespec t;
-
-	(void)clock_gettime(CLOCK_BOOTTIME, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
 
 static int map_lease(const char *state, bool make, _Atomic uint64_t **out, struct err *err)
 {
@@ -98,7 +91,7 @@ int fencer_open(const char *state, struct fencer **out, struct err *err)
 	if (rc == 0)
 		rc = open_lock(state, &f->lock, err);
 	/* Of another boot of the machine: the clock has begun anew. */
-	if (rc == 0 && atomic_load(f->until) > boot_ms() + 3600000)
+	if (rc == 0 && atomic_load(f->until) > proc_boot_ms() + 3600000)
 		atomic_store(f->until, 0);
 	if (rc < 0) {
 		fencer_close(f);
@@ -127,14 +120,14 @@ static bool other_lives(struct fencer *f)
 	return false;
 }
 
-int fencer_renew(struct fencer *f, struct loop *loop, uint64_t ms, struct err *err)
+int fencer_renew(struct fencer *f, struct loop *loop, uint64_t until, struct err *err)
 {
 	const char *const argv[] = {"/proc/self/exe", "--fence-for", f->state, NULL};
 	const struct loop_child_spec spec = {
 		.name = "fencer", .argv = argv, .detach = true, .cwd = "/"};
 	int rc = 0;
 
-	atomic_store(f->until, boot_ms() + ms);
+	atomic_store(f->until, until);
 	/* Should it end just now, the next renewal sees it. */
 	if (f->lives || other_lives(f))
 		return 0;
@@ -145,7 +138,7 @@ int fencer_renew(struct fencer *f, struct loop *loop, uint64_t ms, struct err *e
 
 uint64_t fencer_left(const struct fencer *f)
 {
-	uint64_t until = atomic_load(f->until), now = boot_ms();
+	uint64_t until = atomic_load(f->until), now = proc_boot_ms();
 
 	return until > now ? until - now : 0;
 }
@@ -207,7 +200,7 @@ static bool is_fenced(const char *dir)
 
 static bool over(_Atomic uint64_t *until)
 {
-	return boot_ms() >= atomic_load(until);
+	return proc_boot_ms() >= atomic_load(until);
 }
 
 /* KILL false: only looks, so that all that is needed is in memory.  False: the lease was
@@ -295,7 +288,7 @@ int fencer_main(const char *state)
 		struct timespec t = {
 			.tv_sec = (time_t)(end / 1000), .tv_nsec = (long)(end % 1000) * 1000000};
 
-		if (boot_ms() >= end) {
+		if (proc_boot_ms() >= end) {
 			if (fence_all(state, until, true))
 				return 0;
 			continue;

@@ -22,9 +22,9 @@ struct fencer;
 
 /* Maps the lease's file below STATE; makes it when there is none (no lease). */
 int fencer_open(const char *state, struct fencer **out, struct err *err);
-/* The lease goes on for MS from now; a fencer is started when none lives (LOOP waits for
- * its end).  Cheap: a store. */
-int fencer_renew(struct fencer *fencer, struct loop *loop, uint64_t ms, struct err *err);
+/* The lease goes on until UNTIL (proc_boot_ms()); a fencer is started when none lives (LOOP
+ * waits for its end).  Cheap: a store. */
+int fencer_renew(struct fencer *fencer, struct loop *loop, uint64_t until, struct err *err);
 /* Milliseconds left; 0: none. */
 uint64_t fencer_left(const struct fencer *fencer);
 /* Before the loop is freed: the process goes on, nobody waits for its end. */

@@ -38,7 +38,7 @@ int __wrap_runnerctl_kill(const char *folder, struct err *err)
 	(void)snprintf(path, sizeof(path), "%s/killed-%s", dir, strrchr(folder, '/') + 1);
 	(void)close(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
 	if (renews)
-		(void)fencer_renew(renews, NULL, 3600000, NULL);
+		(void)fencer_renew(renews, NULL, proc_boot_ms() + 3600000, NULL);
 	return 0;
 }
 
