@@ -121,7 +121,7 @@ static void test_runner_killed(void **state)
 
 	rk_boot(rk, "orphan", &(struct rk_options){0});
 	assert_true(rk_processes(NULL) > 2);
-	assert_int_equal(runnerctl_kill(rk->guest, &err), 0);
+	assert_int_equal(runnerctl_kill(rk->guest, &err), 1);
 	rk_wait(rk, rk_is_gone);
 	assert_int_equal(rk->phase, UM__PHASE__FAILED);
 	assert_int_equal(rk->exit_status, -1);
