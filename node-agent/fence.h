@@ -35,7 +35,7 @@ void fence_renew(struct fence *fence, uint64_t sent, uint64_t lease);
  * asked for after the cut. */
 void fence_lift(struct fence *fence);
 /* The cluster has given this host up for good, and started its guests elsewhere: all are
- * ended, until it is welcome again. */
+ * ended, until it is welcome again.  <state>/expelled is there for as long. */
 void fence_expel(struct fence *fence);
 /* This guest must not run now. */
 bool fence_cuts(const struct guest *g);

@@ -98,6 +98,51 @@ static void test_lease_refused(void **state)
 	one(w, true);
 }
 
+static bool was_refused(struct world *w, void *arg)
+{
+	(void)arg;
+	return w->refusals > 0;
+}
+
+static bool is_noted(struct world *w, void *yes)
+{
+	char path[PATH_MAX];
+
+	(void)str_format(path, sizeof(path), "%s/expelled", w->config.state);
+	return (access(path, F_OK) == 0) == (yes != NULL);
+}
+
+static bool is_dead(struct world *w, void *arg)
+{
+	(void)arg;
+	return !fake_runner(&w->fake, 1) || !fake_runner(&w->fake, 1)->alive;
+}
+
+/* The cluster has given the host up, and started its guests elsewhere, of all policies: that
+ * is not forgotten when the agent is started again and hears nobody. */
+static void test_expelled(void **state)
+{
+	struct world *w = *state;
+
+	one(w, false);
+	w->removed = true;
+	sched_close(w);
+	sched_open(w);
+	until(w, was_refused, NULL);
+	until(w, is_dead, NULL);
+	assert_true(is_noted(w, UID(1)));
+	w->mute = true;
+	restart_all(w);
+	assert_false(within(w, 1500, never, NULL));
+	assert_int_equal(w->fake.starts, 1);
+	/* It is one of the cluster again. */
+	w->removed = w->mute = false;
+	until(w, is_here, NULL);
+	say_all(w);
+	until(w, starts_are, (void *)2);
+	until(w, is_noted, NULL);
+}
+
 #define T(test) cmocka_unit_test_setup_teardown(test, world_setup, world_teardown)
 
 int main(void)
@@ -106,6 +151,7 @@ int main(void)
 		T(test_suspended),
 		T(test_before_the_cut),
 		T(test_lease_refused),
+		T(test_expelled),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
