@@ -182,6 +182,19 @@ static void gone(struct core *core, struct core_orphan *o, struct core_out *out)
 	forget(core, o, out);
 }
 
+/* A host that cannot read what an orphan was says only where, how large and why: what is
+ * known of it stays. */
+static void take_facts(struct core_orphan *o, const struct core_orphan_facts *seen)
+{
+	if (seen->uid || !o->facts.uid) {
+		o->facts = *seen;
+		return;
+	}
+	o->facts.bytes = seen->bytes;
+	memcpy(o->facts.reason, seen->reason, sizeof(o->facts.reason));
+	memcpy(o->facts.path, seen->path, sizeof(o->facts.path));
+}
+
 static void observe_one(struct core *core, const struct core_host *host,
 	const struct core_orphan_facts *seen, struct core_out *out)
 {
@@ -203,11 +216,11 @@ static void observe_one(struct core *core, const struct core_host *host,
 		out->failed = true;
 		return;
 	}
-	o->facts = *seen;
+	take_facts(o, seen);
 	o->seen = true;
 	if (fresh) {
 		o->state = CORE_ORPHAN_KEPT;
-		out_log(out, "guest", seen->name, "OrphanKept", true, host->name,
+		out_log(out, "guest", o->facts.name, "OrphanKept", true, host->name,
 			"the disk that it left on %s is kept: 'clusterctl get orphans', "
 			"'clusterctl "
 			"prune'",
