@@ -205,7 +205,7 @@ bench: programs bench-programs
 
 # ---------------------------------------------------------------- the simulator
 # tests/sim: the scheduler and the agents over a pretended machine, in virtual time.
-SIM_WRAPS := proc_random proc_random_u64 proc_mono_ms proc_wall_ms proc_wall_us proc_boot_id \
+SIM_WRAPS := proc_random proc_random_u64 proc_mono_ms proc_boot_ms proc_wall_ms proc_wall_us proc_boot_id \
 	curve_generate curve_load_or_make curve_zap_open curve_zap_close time log_enabled log_write log_rate_pass \
 	overlay_underlay_mtu rename stat access unlink statvfs opendir readdir closedir open write \
 	fdatasync close $(shell sed -n 's/^ \* WRAP: //p' tests/sim/bugs.c tests/sim/bugs_agent.c)

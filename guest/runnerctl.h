@@ -120,7 +120,8 @@ int runnerctl_look(
 int runnerctl_discard(const char *dir, struct err *err);
 
 /* Fencing: kills the runner in DIR (SIGKILL, by its identity); its guest dies
- * with it.  Success when none lives.  Does not wait; on_gone tells. */
+ * with it.  1: it was alive; 0: none lives.  Does not wait; on_gone tells.  One that is just
+ * being started cannot be told yet: -ENOENT, tried again. */
 int runnerctl_kill(const char *dir, struct err *err);
 
 #endif

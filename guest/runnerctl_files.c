@@ -221,5 +221,5 @@ int runnerctl_kill(const char *dir, struct err *err)
 	if (rc < 0)
 		return rc;
 	rc = proc_kill(&id, SIGKILL, err);
-	return rc == -ESRCH ? 0 : rc;
+	return rc == -ESRCH ? 0 : rc < 0 ? rc : 1;
 }

@@ -214,6 +214,11 @@ uint64_t proc_mono_ms(void)
 	return clock_ms(CLOCK_MONOTONIC);
 }
 
+uint64_t proc_boot_ms(void)
+{
+	return clock_ms(CLOCK_BOOTTIME);
+}
+
 uint64_t proc_wall_ms(void)
 {
 	return clock_ms(CLOCK_REALTIME);

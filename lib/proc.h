@@ -36,8 +36,10 @@ int proc_parse(const char *text, struct proc_id *out, struct err *err);
 /* Fills DATA from the kernel's random pool; never fails after boot (aborts). */
 void proc_random(void *data, size_t size);
 uint64_t proc_random_u64(void); /* never 0 */
-/* CLOCK_MONOTONIC, CLOCK_BOOTTIME-free; and wall clock; milliseconds. */
+/* CLOCK_MONOTONIC, which stands still while the machine is suspended; CLOCK_BOOTTIME, which
+ * does not; and wall clock; milliseconds. */
 uint64_t proc_mono_ms(void);
+uint64_t proc_boot_ms(void);
 uint64_t proc_wall_ms(void);
 uint64_t proc_wall_us(void);
 /* The processors that this process may run on (a cpuset may leave it few), at least 1. */

@@ -214,6 +214,7 @@ void agent_stop(struct agent *agent)
 	pressure_stop(agent->pressure);
 	relay_stop(agent->relay);
 	moves_stop(agent->moves);
+	orphans_stop(agent->orphans);
 	blobs_stop(agent->blobs);
 	link_stop(agent->link);
 	fence_stop(agent->fence);

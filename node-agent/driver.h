@@ -75,10 +75,10 @@ struct driver_ops {
 	int (*keep_only)(void *self, const uint32_t *vnis, size_t vni_count, const uint32_t *slots,
 		size_t slot_count, struct err *err);
 
-	/* The host's lease goes on for MS from now: unless this is called again by then,
-	 * runners of fenced guests end, whatever becomes of the agent (fencer.h).  What is
-	 * left of it, also of an earlier agent's. */
-	int (*lease)(void *self, struct loop *loop, uint64_t ms, struct err *err);
+	/* The host's lease goes on until UNTIL (proc_boot_ms()): unless this is called again
+	 * by then, runners of fenced guests end, whatever becomes of the agent (fencer.h).
+	 * What is left of it in milliseconds, also of an earlier agent's. */
+	int (*lease)(void *self, struct loop *loop, uint64_t until, struct err *err);
 	uint64_t (*lease_left)(void *self);
 
 	/* Of all guests together. */

@@ -12,6 +12,7 @@
 #include "guest/cgroup.h"
 #include "guest/cow.h"
 #include "guest/runnerdir.h"
+#include "lib/log.h"
 #include "lib/str.h"
 #include "node-agent/fencer.h"
 
@@ -24,6 +25,9 @@ struct real {
 
 struct driver_run {
 	struct runnerctl *rc;
+	struct fencer *fencer;
+	bool fenced;
+	uint64_t uid; /* once it is among those that the fencer knows; 0: it is not */
 	const struct driver_events *events;
 	void *arg;
 };
@@ -35,9 +39,15 @@ struct driver_run {
 static void on_hello(void *arg, struct runnerctl *rc, const Um__RunnerHello *hello)
 {
 	struct driver_run *run = arg;
+	struct err err = ERR_INIT;
 
 	(void)rc;
-	(void)hello;
+	if (run->fenced && !run->uid) {
+		if (fencer_add(run->fencer, hello->uid, hello->pid, &err) < 0)
+			log_warn("a guest is fenced by its folder only", LOG_ERR(&err));
+		else
+			run->uid = hello->uid;
+	}
 	run->events->on_hello(run->arg);
 }
 
@@ -70,6 +80,8 @@ static void on_gone(void *arg, struct runnerctl *rc, const Um__RunnerStatus *las
 	struct driver_run *run = arg;
 
 	(void)rc;
+	if (run->uid)
+		fencer_drop(run->fencer, run->uid);
 	run->events->on_gone(run->arg, last);
 }
 
@@ -79,7 +91,8 @@ static const struct runnerctl_ops runner_ops = {.on_hello = on_hello,
 	.on_lost = on_lost,
 	.on_gone = on_gone};
 
-static struct driver_run *new_run(const struct driver_events *events, void *arg, struct err *err)
+static struct driver_run *new_run(struct real *real, bool fenced,
+	const struct driver_events *events, void *arg, struct err *err)
 {
 	struct driver_run *run = calloc(1, sizeof(*run));
 
@@ -87,6 +100,8 @@ static struct driver_run *new_run(const struct driver_events *events, void *arg,
 		(void)err_set(err, -ENOMEM, "memory is short");
 		return NULL;
 	}
+	run->fencer = real->fencer;
+	run->fenced = fenced;
 	run->events = events;
 	run->arg = arg;
 	return run;
@@ -103,7 +118,7 @@ static int real_start(void *self, struct loop *loop, const char *dir, const Um__
 	const struct driver_events *events, void *arg, struct driver_run **out, struct err *err)
 {
 	struct real *real = self;
-	struct driver_run *run = new_run(events, arg, err);
+	struct driver_run *run = new_run(real, spec->fenced, events, arg, err);
 	int rc;
 
 	if (!run)
@@ -120,10 +135,9 @@ static int real_start(void *self, struct loop *loop, const char *dir, const Um__
 static int real_adopt(void *self, struct loop *loop, const char *dir,
 	const struct driver_events *events, void *arg, struct driver_run **out, struct err *err)
 {
-	struct driver_run *run = new_run(events, arg, err);
+	struct driver_run *run = new_run(self, fencer_is_fenced(dir), events, arg, err);
 	int rc;
 
-	(void)self;
 	if (!run)
 		return -ENOMEM;
 	rc = runnerctl_adopt(loop, dir, &runner_ops, run, &run->rc, err);
@@ -175,8 +189,10 @@ static int real_send(struct driver_run *run, Um__Envelope *env, struct err *err)
 
 static int real_kill(void *self, const char *dir, struct err *err)
 {
+	int rc = runnerctl_kill(dir, err);
+
 	(void)self;
-	return runnerctl_kill(dir, err);
+	return rc < 0 ? rc : 0;
 }
 
 static int real_discard(void *self, const char *dir, struct err *err)
@@ -320,11 +336,11 @@ static int real_usage(void *self, struct driver_usage *out, struct err *err)
 	return 0;
 }
 
-static int real_lease(void *self, struct loop *loop, uint64_t ms, struct err *err)
+static int real_lease(void *self, struct loop *loop, uint64_t until, struct err *err)
 {
 	struct real *real = self;
 
-	return fencer_renew(real->fencer, loop, ms, err);
+	return fencer_renew(real->fencer, loop, until, err);
 }
 
 static uint64_t real_lease_left(void *self)

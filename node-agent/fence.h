@@ -28,12 +28,14 @@ int fence_open(struct agent *agent, struct fence **out, struct err *err);
 void fence_stop(struct fence *fence);
 void fence_free(struct fence *fence);
 
-/* LEFT of a lease of LEASE milliseconds. */
-void fence_renew(struct fence *fence, uint64_t left, uint64_t lease);
-/* The whole state was heard, under a lease: what is wanted may run. */
+/* What was sent at SENT (proc_boot_ms()) was answered: from then on a lease of LEASE
+ * milliseconds runs.  One that is over by now is none. */
+void fence_renew(struct fence *fence, uint64_t sent, uint64_t lease);
+/* The whole state was heard: what is wanted may run, if a lease runs, and one that was
+ * asked for after the cut. */
 void fence_lift(struct fence *fence);
 /* The cluster has given this host up for good, and started its guests elsewhere: all are
- * ended, until it is welcome again. */
+ * ended, until it is welcome again.  <state>/expelled is there for as long. */
 void fence_expel(struct fence *fence);
 /* This guest must not run now. */
 bool fence_cuts(const struct guest *g);

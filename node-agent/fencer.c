@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,52 +18,21 @@
 #include "guest/runnerdir.h"
 #include "lib/fs.h"
 #include "lib/log.h"
+#include "lib/proc.h"
 #include "lib/str.h"
+#include "node-agent/fencelist.h"
 
-#define PAGE 4096
+#define RETRY_MS 20 /* between two passes, at first */
+#define RETRY_MAX_MS 500
+#define QUIET_MS 2000 /* what was just being started has shown itself by then */
 
 struct fencer {
 	char state[PATH_MAX];
-	_Atomic uint64_t *until; /* boot time, ms */
+	struct fencelist *list;
 	struct loop_child *child;
 	bool lives; /* one that we started */
 	int lock;   /* to see whether another agent's does */
 };
-
-static uint64_t boot_ms(void)
-{
-	struct timespec t;
-
-	(void)clock_gettime(CLOCK_BOOTTIME, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
-static int map_lease(const char *state, bool make, _Atomic uint64_t **out, struct err *err)
-{
-	char path[PATH_MAX];
-	void *page;
-	int fd, rc = fs_join(path, sizeof(path), state, "lease", err);
-
-	if (rc < 0)
-		return rc;
-	fd = open(path, (make ? O_RDWR | O_CREAT : O_RDONLY) | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd < 0)
-		return err_errno(err, errno, "%s", path);
-	/* Allocated: a full disk later on must not spoil it. */
-	rc = make ? posix_fallocate(fd, 0, PAGE) : 0;
-	if (rc)
-		rc = err_errno(err, rc, "%s", path);
-	if (rc == 0) {
-		page = mmap(
-			NULL, PAGE, make ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
-		if (page == MAP_FAILED)
-			rc = err_errno(err, errno, "map %s", path);
-		else
-			*out = page;
-	}
-	(void)close(fd);
-	return rc;
-}
 
 static int open_lock(const char *state, int *out, struct err *err)
 {
@@ -94,12 +62,9 @@ int fencer_open(const char *state, struct fencer **out, struct err *err)
 	if (rc < 0)
 		(void)err_set(err, rc, "the state folder's path is too long");
 	else
-		rc = map_lease(state, true, &f->until, err);
+		rc = fencelist_open(state, true, &f->list, err);
 	if (rc == 0)
 		rc = open_lock(state, &f->lock, err);
-	/* Of another boot of the machine: the clock has begun anew. */
-	if (rc == 0 && atomic_load(f->until) > boot_ms() + 3600000)
-		atomic_store(f->until, 0);
 	if (rc < 0) {
 		fencer_close(f);
 		return rc;
@@ -127,14 +92,14 @@ static bool other_lives(struct fencer *f)
 	return false;
 }
 
-int fencer_renew(struct fencer *f, struct loop *loop, uint64_t ms, struct err *err)
+int fencer_renew(struct fencer *f, struct loop *loop, uint64_t until, struct err *err)
 {
 	const char *const argv[] = {"/proc/self/exe", "--fence-for", f->state, NULL};
 	const struct loop_child_spec spec = {
 		.name = "fencer", .argv = argv, .detach = true, .cwd = "/"};
 	int rc = 0;
 
-	atomic_store(f->until, boot_ms() + ms);
+	fencelist_set_until(f->list, until);
 	/* Should it end just now, the next renewal sees it. */
 	if (f->lives || other_lives(f))
 		return 0;
@@ -145,9 +110,19 @@ int fencer_renew(struct fencer *f, struct loop *loop, uint64_t ms, struct err *e
 
 uint64_t fencer_left(const struct fencer *f)
 {
-	uint64_t until = atomic_load(f->until), now = boot_ms();
+	uint64_t until = fencelist_until(f->list), now = proc_boot_ms();
 
 	return until > now ? until - now : 0;
+}
+
+int fencer_add(struct fencer *f, uint64_t uid, pid_t pid, struct err *err)
+{
+	return fencelist_add(f->list, uid, pid, err);
+}
+
+void fencer_drop(struct fencer *f, uint64_t uid)
+{
+	fencelist_drop(f->list, uid);
 }
 
 void fencer_stop(struct fencer *f)
@@ -180,72 +155,152 @@ void fencer_close(struct fencer *f)
 	fencer_stop(f);
 	if (f->lock >= 0)
 		(void)close(f->lock);
-	if (f->until)
-		(void)munmap((void *)(uintptr_t)f->until, PAGE);
+	fencelist_close(f->list);
 	free(f);
 }
 
 /* ---------------------------------------------------------------- the process */
 
-static bool is_fenced(const char *dir)
+/* What cannot be read may be one. */
+bool fencer_is_fenced(const char *dir)
 {
 	char path[PATH_MAX];
 	Um__RunnerSpec *spec = NULL;
 	struct buf data;
-	bool fenced = false;
+	bool fenced = true;
+	int rc;
 
 	buf_init(&data);
-	if (fs_join(path, sizeof(path), dir, RUNNERDIR_SPEC, NULL) == 0 &&
-		fs_read(path, RUNNERDIR_SPEC_MAX, &data, NULL) == 0)
+	rc = fs_join(path, sizeof(path), dir, RUNNERDIR_SPEC, NULL);
+	if (rc == 0)
+		rc = fs_read(path, RUNNERDIR_SPEC_MAX, &data, NULL);
+	if (rc == 0 && data.size)
 		spec = um__runner_spec__unpack(NULL, data.size, data.data);
-	if (spec)
-		fenced = spec->fenced;
+	if (spec || rc == -ENOENT)
+		fenced = spec && spec->fenced;
 	um__runner_spec__free_unpacked(spec, NULL);
 	buf_free(&data);
 	return fenced;
 }
 
-static bool over(_Atomic uint64_t *until)
+/* One look at all that is to end.  What the agent has started since the lease was renewed
+ * must not be killed late: `renewed` ends it. */
+struct pass {
+	const char *state;
+	struct fencelist *list;
+	bool only_looks; /* so that all that is needed is in memory */
+	bool renewed;
+	unsigned killed; /* or could not be; they are looked at again */
+	unsigned unsure;
+	struct log_rate *rate;
+};
+
+static bool may_kill(struct pass *p)
 {
-	return boot_ms() >= atomic_load(until);
+	if (p->only_looks)
+		return false;
+	p->renewed = p->renewed || proc_boot_ms() < fencelist_until(p->list);
+	return !p->renewed;
 }
 
-/* KILL false: only looks, so that all that is needed is in memory.  False: the lease was
- * renewed meanwhile; what the agent has started since must not be killed late. */
-static bool fence_all(const char *state, _Atomic uint64_t *until, bool kill_them)
+static void failed(struct pass *p, const char *what, const struct err *err)
+{
+	p->unsure++;
+	if (log_rate_pass(p->rate))
+		log_error("a guest cannot be fenced; tried again", LOG_STR("folder", what),
+			LOG_ERR(err));
+}
+
+/* From memory: no disk, whatever it does, keeps these alive. */
+static void pass_list(struct pass *p)
+{
+	struct err err = ERR_INIT;
+	struct proc_id id;
+
+	for (size_t i = 0; i < FENCELIST_MAX && !p->renewed; i++) {
+		int rc;
+
+		if (!fencelist_get(p->list, i, &id) || !proc_alive(&id) || !may_kill(p))
+			continue;
+		rc = proc_kill(&id, SIGKILL, &err);
+		if (rc < 0 && rc != -ESRCH)
+			failed(p, "a process", &err);
+		else if (rc == 0)
+			p->killed++;
+	}
+}
+
+/* Those that are not in the list: of an earlier agent, or just being started. */
+static void pass_folders(struct pass *p)
 {
 	char guests[PATH_MAX], dir[PATH_MAX];
 	struct err err = ERR_INIT;
 	struct dirent *entry;
-	unsigned killed = 0;
-	bool renewed = false;
-	DIR *d;
+	DIR *d = NULL;
 
-	if (fs_join(guests, sizeof(guests), state, "guests", NULL) < 0)
-		return true;
+	if (p->renewed || fs_join(guests, sizeof(guests), p->state, "guests", NULL) < 0)
+		return;
 	d = opendir(guests);
-	while (d && (entry = readdir(d))) {
+	if (!d && errno != ENOENT) {
+		(void)err_errno(&err, errno, "open");
+		failed(p, guests, &err);
+	}
+	while (d && !p->renewed && (errno = 0, entry = readdir(d))) {
+		int rc;
+
 		if (entry->d_name[0] == '.' ||
 			fs_join(dir, sizeof(dir), guests, entry->d_name, NULL) < 0 ||
-			!is_fenced(dir) || !kill_them)
+			!fencer_is_fenced(dir) || !may_kill(p))
 			continue;
-		renewed = !over(until);
-		if (renewed)
-			break;
-		if (runnerctl_kill(dir, &err) < 0)
-			log_error(
-				"a guest cannot be fenced", LOG_STR("folder", dir), LOG_ERR(&err));
+		rc = runnerctl_kill(dir, &err);
+		if (rc < 0)
+			failed(p, dir, &err);
 		else
-			killed++;
+			p->killed += rc > 0;
+	}
+	if (d && !p->renewed && errno) {
+		(void)err_errno(&err, errno, "read");
+		failed(p, guests, &err);
 	}
 	if (d)
 		(void)closedir(d);
-	if (!kill_them || (renewed && !killed))
-		return !renewed;
-	log_warn("the lease has ended and no agent has renewed it: guests that may be started "
-		 "elsewhere are killed",
-		LOG_U64("folders", killed), LOG_BOOL("renewed_meanwhile", renewed));
-	return !renewed;
+}
+
+static void sleep_ms(uint64_t ms)
+{
+	const struct timespec t = {
+		.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000};
+
+	(void)clock_nanosleep(CLOCK_BOOTTIME, 0, &t, NULL);
+}
+
+/* The lease is over.  Again and again, until nothing of them has been seen for a while;
+ * false: the lease was renewed meanwhile. */
+static bool fence_all(const char *state, struct fencelist *list)
+{
+	uint64_t wait = RETRY_MS, seen_at = proc_boot_ms();
+	struct log_rate rate = {0};
+	bool told = false;
+
+	for (;;) {
+		struct pass p = {.state = state, .list = list, .rate = &rate};
+
+		pass_list(&p);
+		pass_folders(&p);
+		if (p.killed && !told)
+			log_warn("the lease has ended and no agent has renewed it: guests that may "
+				 "be started elsewhere are killed",
+				LOG_U64("guests", p.killed));
+		told = told || p.killed;
+		if (!may_kill(&p))
+			return false;
+		if (p.killed || p.unsure)
+			seen_at = proc_boot_ms();
+		else if (proc_boot_ms() - seen_at >= QUIET_MS)
+			return true;
+		sleep_ms(wait);
+		wait = wait * 2 < RETRY_MAX_MS ? wait * 2 : RETRY_MAX_MS;
+	}
 }
 
 /* The machine may be short of everything just then. */
@@ -271,9 +326,23 @@ static void write_pid(int lock)
 		(void)!pwrite(lock, text, (size_t)n, 0);
 }
 
+/* All that will be needed is used once, so that it is in memory: the program is on a disk,
+ * too. */
+static void rehearse(const char *state, struct fencelist *list)
+{
+	struct log_rate rate = {0};
+	struct pass p = {.state = state, .list = list, .only_looks = true, .rate = &rate};
+	struct proc_id self;
+
+	if (proc_identify(getpid(), &self, NULL) == 0)
+		(void)proc_kill(&self, 0, NULL);
+	pass_list(&p);
+	pass_folders(&p);
+}
+
 int fencer_main(const char *state)
 {
-	_Atomic uint64_t *until;
+	struct fencelist *list;
 	struct err err = ERR_INIT;
 	int lock;
 
@@ -283,23 +352,23 @@ int fencer_main(const char *state)
 	}
 	if (flock(lock, LOCK_EX | LOCK_NB) < 0)
 		return 0; /* another is at it */
-	if (map_lease(state, false, &until, &err) < 0) {
+	if (fencelist_open(state, false, &list, &err) < 0) {
 		log_error("the lease cannot be read", LOG_ERR(&err));
 		return 1;
 	}
 	write_pid(lock);
-	(void)fence_all(state, until, false);
+	rehearse(state, list);
 	be_hard_to_kill();
 	for (;;) {
-		uint64_t end = atomic_load(until);
+		uint64_t end = fencelist_until(list);
 		struct timespec t = {
 			.tv_sec = (time_t)(end / 1000), .tv_nsec = (long)(end % 1000) * 1000000};
 
-		if (boot_ms() >= end) {
-			if (fence_all(state, until, true))
-				return 0;
-			continue;
-		}
-		(void)clock_nanosleep(CLOCK_BOOTTIME, TIMER_ABSTIME, &t, NULL);
+		if (proc_boot_ms() < end)
+			(void)clock_nanosleep(CLOCK_BOOTTIME, TIMER_ABSTIME, &t, NULL);
+		else if (fence_all(state, list))
+			break;
 	}
+	fencelist_close(list);
+	return 0;
 }

@@ -191,16 +191,24 @@ static int write_records(struct life_job *job)
 	return fs_write_files(job->dir, records, job->spec_data ? 2 : 1, 0600, &job->err);
 }
 
+static int put_records(struct life_job *job)
+{
+	int rc = make_folder(job); /* may bring its own local.pb */
+
+	return rc < 0 ? rc : write_records(job);
+}
+
 static int save_work(struct life_job *job)
 {
 	struct agent *agent = job->g->agent;
-	int rc = make_folder(job); /* may bring its own local.pb */
+	int rc = put_records(job);
 
-	if (rc == 0)
-		rc = write_records(job);
-	if (rc == -ENOSPC && job->gone) {
-		make_room(job, false);
-		rc = write_records(job);
+	if (rc == -ENOSPC && (job->gone || job->take)) {
+		if (job->gone)
+			make_room(job, false);
+		else
+			moves_make_room(agent->config.state, job->take);
+		rc = put_records(job);
 	}
 	/* The end is noted: what tells of it may go. */
 	if (rc == 0 && job->discard)
@@ -232,6 +240,28 @@ static int pack_taken(struct life_job *job)
 	return packed ? 0 : err_set(&job->err, -ENOMEM, "memory is short");
 }
 
+/* Nobody else has the disk by now: a full one must not stop this. */
+static int take_disk(struct life_job *job)
+{
+	const char *state = job->g->agent->config.state;
+	int rc = moves_take(state, job->take, job->dir, &job->seal, &job->err);
+
+	if (rc != -ENOSPC)
+		return rc;
+	moves_make_room(state, job->take);
+	return moves_take(state, job->take, job->dir, &job->seal, &job->err);
+}
+
+static int note_disk(struct life_job *job)
+{
+	int rc = write_record(job->dir, "local.pb", job->local_data, job->local_size, &job->err);
+
+	if (rc != -ENOSPC || !job->take)
+		return rc;
+	moves_make_room(job->g->agent->config.state, job->take);
+	return write_record(job->dir, "local.pb", job->local_data, job->local_size, &job->err);
+}
+
 static int disk_work(struct life_job *job)
 {
 	struct agent *agent = job->g->agent;
@@ -247,7 +277,7 @@ static int disk_work(struct life_job *job)
 	if (rc == 0)
 		rc = fs_join(path, sizeof(path), job->dir, "cow", &job->err);
 	if (rc == 0 && job->take)
-		rc = moves_take(agent->config.state, job->take, job->dir, &job->seal, &job->err);
+		rc = take_disk(job);
 	disk.path = path;
 	if (rc == 0)
 		rc = agent->driver.ops->disk(agent->driver.self, &disk, &job->err);
@@ -255,8 +285,7 @@ static int disk_work(struct life_job *job)
 	if (rc == 0 && job->take)
 		rc = pack_taken(job);
 	if (rc == 0 && (job->fresh || job->take))
-		rc = write_record(
-			job->dir, "local.pb", job->local_data, job->local_size, &job->err);
+		rc = note_disk(job);
 	return rc < 0 ? err_wrap(&job->err, "disk") : 0;
 }
 
@@ -486,6 +515,7 @@ void life_save(struct guest *g)
 		g->assign && g->spec_revision > g->saved_revision)
 		(void)pack_spec(g, &job->spec_data, &job->spec_size, &err);
 	job->discard = g->discard && !g->run;
+	job->take = guest_takes(g) ? g->assign->from_move : 0;
 	run_job(job, &err);
 }
 

@@ -4,7 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/lease.h"
 #include "lib/log.h"
+#include "lib/proc.h"
 #include "lib/rpc.h"
 #include "lib/str.h"
 #include "node-agent/blobs.h"
@@ -34,7 +36,7 @@ bool link_up(const struct link *link)
 
 uint64_t link_lease(const struct link *link)
 {
-	uint64_t now = loop_now(link->agent->loop);
+	uint64_t now = proc_boot_ms();
 
 	return link->lease_until > now ? link->lease_until - now : 0;
 }
@@ -151,22 +153,26 @@ static void heartbeat(struct link *link)
 	beat.usage = &usage;
 	env.body_case = UM__ENVELOPE__BODY_HEARTBEAT;
 	env.heartbeat = &beat;
-	link->sent_at[link->beat % LINK_BEATS] = loop_now(link->agent->loop);
+	link->sent_at[link->beat % LINK_BEATS] = proc_boot_ms();
 	(void)link_send(link, &env, NULL);
+}
+
+/* The lease runs from the sending: the scheduler's runs longer.  By the clock itself, not
+ * the loop's, which is of the turn's beginning: a process that was stopped in the middle of
+ * one, or a machine that was suspended, would take an old answer for a lease. */
+static void answered(struct link *link, uint64_t sent)
+{
+	if (sent + link->lease_ms > link->lease_until)
+		link->lease_until = sent + link->lease_ms;
+	fence_renew(link->agent->fence, sent, link->lease_ms);
 }
 
 static void heartbeat_reply(struct link *link, const Um__HeartbeatReply *reply)
 {
-	uint64_t sent;
-
 	if (reply->seq > link->beat || reply->seq + LINK_BEATS <= link->beat)
 		return;
 	link->heard_at = loop_now(link->agent->loop);
-	/* The lease runs from the sending: the scheduler's runs longer. */
-	sent = link->sent_at[reply->seq % LINK_BEATS];
-	if (sent + (reply->lease_ms ? reply->lease_ms : link->lease_ms) > link->lease_until)
-		link->lease_until = sent + (reply->lease_ms ? reply->lease_ms : link->lease_ms);
-	fence_renew(link->agent->fence, link_lease(link), link->lease_ms);
+	answered(link, link->sent_at[reply->seq % LINK_BEATS]);
 	/* Answered in this session: we were not given up meanwhile. */
 	if (link->desired.complete)
 		fence_lift(link->agent->fence);
@@ -226,20 +232,20 @@ static void welcome(struct link *link, const Um__AgentWelcome *w)
 	uint64_t now = loop_now(agent->loop);
 	struct err err = ERR_INIT;
 
-	if (save_cluster(link, w->cluster_id, &err) < 0) {
+	if (lease_told(w->lease_ms, w->heartbeat_ms, &err) < 0 ||
+		save_cluster(link, w->cluster_id, &err) < 0) {
 		log_error("the scheduler's welcome is refused", LOG_ERR(&err));
 		return;
 	}
 	link->session = w->session;
 	link->observed_seq = 0;
 	link->refused = 0;
-	link->heartbeat_ms =
-		w->heartbeat_ms >= 50 && w->heartbeat_ms <= 60000 ? w->heartbeat_ms : 1000;
-	link->lease_ms = w->lease_ms >= 200 && w->lease_ms <= 3600000 ? w->lease_ms : 5000;
+	link->heartbeat_ms = w->heartbeat_ms;
+	link->lease_ms = w->lease_ms;
 	link->state = LINK_UP;
 	link->heard_at = link->full_asked_at = now;
-	link->lease_until = link->hello_at + link->lease_ms;
-	fence_renew(agent->fence, link_lease(link), link->lease_ms);
+	link->lease_until = 0; /* another scheduler's may have been longer */
+	answered(link, link->hello_at);
 	desired_reset(agent, &link->desired);
 	log_info("in the cluster", LOG_STR("cluster", w->cluster_id),
 		LOG_U64("session", w->session));
@@ -360,7 +366,7 @@ static void enter_hello(struct link *link)
 	if (link->hello_id)
 		rpc_cancel(link->rpc, link->hello_id);
 	link->hello_id = rpc_add(link->rpc, 0, on_welcome, link);
-	link->hello_at = loop_now(link->agent->loop);
+	link->hello_at = proc_boot_ms();
 	/* Not connected: its event, or the timer, comes here again. */
 	if (send_hello(link, &err) < 0 && err.code != -EAGAIN)
 		log_warn("hello cannot be sent", LOG_ERR(&err));
@@ -468,8 +474,6 @@ int link_open(struct agent *agent, struct link **out, struct err *err)
 	if (!link)
 		return err_set(err, -ENOMEM, "memory is short");
 	link->agent = agent;
-	link->heartbeat_ms = 1000;
-	link->lease_ms = 5000;
 	link->via = (struct imgvia){.request = via_request, .cancel = via_cancel, .arg = link};
 	rc = rpc_new(agent->loop, &link->rpc, err);
 	if (rc == 0)

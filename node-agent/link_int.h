@@ -25,7 +25,8 @@ struct link {
 	struct log_rate rate;
 	unsigned refused; /* by the server, one after the other */
 	/* HELLO */
-	uint64_t hello_id, hello_at, hellos;
+	uint64_t hello_id, hellos;
+	uint64_t hello_at; /* proc_boot_ms(), as are sent_at and lease_until */
 	/* UP */
 	uint64_t session, beat, heartbeat_ms, lease_ms;
 	uint64_t sent_at[LINK_BEATS];

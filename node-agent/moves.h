@@ -28,11 +28,12 @@
  *   offer.pb    Um__MoveTarget as told
  *   cow         the copy; console.log, console.log.1
  *   sealed.pb   Um__MoveSeal, once it is whole
+ *   reserve     room for what the guest's start here writes, should the disk be full then
  *
  * Taking it is life's disk step (moves_take()): renamed into the guest's folder, then
  * noted in its local.pb; sealed.pb stays until that is done, so it can be repeated.
  *
- * All on the loop's thread but moves_take().
+ * All on the loop's thread but moves_take() and moves_make_room().
  */
 #ifndef UMLAUT_NODE_AGENT_MOVES_H
 #define UMLAUT_NODE_AGENT_MOVES_H
@@ -74,6 +75,8 @@ void moves_blob(struct moves *moves);
  * it is not whole.  Pool. */
 int moves_take(
 	const char *state, uint64_t number, const char *dir, Um__MoveSeal **seal, struct err *err);
+/* The disk is full: what was kept free for this is given up.  Pool. */
+void moves_make_room(const char *state, uint64_t number);
 /* That is done, and on disk. */
 void moves_taken(struct guest *g);
 

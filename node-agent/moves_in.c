@@ -21,6 +21,8 @@
 
 #define OFFER "offer.pb"
 #define OFFER_MAX (16u << 20)
+#define RESERVE "reserve"
+#define RESERVE_BASE (64u << 10) /* beside the guest's record, twice */
 #define SEAL_MAX 4096u
 
 static int dir_of(const char *state, uint64_t number, char out[PATH_MAX - 64])
@@ -124,6 +126,32 @@ struct move_job {
 	struct err err;
 };
 
+/* Room for the records that the guest needs here when its disk is this host's alone: then
+ * a full disk must not leave it nowhere (moves_make_room()). */
+static int reserve(const struct move_job *job, struct err *err)
+{
+	size_t size = RESERVE_BASE + 2 * job->offer_size;
+	char path[PATH_MAX];
+	uint8_t *zeroes;
+	int rc = fs_join(path, sizeof(path), job->dir, RESERVE, err);
+
+	if (rc < 0 || access(path, F_OK) == 0)
+		return rc;
+	zeroes = calloc(1, size);
+	rc = zeroes ? fs_write_atomic(path, zeroes, size, 0600, err)
+		    : err_set(err, -ENOMEM, "memory is short");
+	free(zeroes);
+	return rc;
+}
+
+void moves_make_room(const char *state, uint64_t number)
+{
+	char dir[PATH_MAX - 64], path[PATH_MAX];
+
+	if (dir_of(state, number, dir) >= 0 && fs_join(path, sizeof(path), dir, RESERVE, NULL) == 0)
+		(void)unlink(path);
+}
+
 static int prepare(struct move_job *job)
 {
 	struct imgstore *store = job->m->moves->agent->store;
@@ -135,6 +163,8 @@ static int prepare(struct move_job *job)
 
 	if (rc == 0)
 		rc = fs_write_files(job->dir, &offer, 1, 0600, &job->err);
+	if (rc == 0)
+		rc = reserve(job, &job->err);
 	/* A disk means nothing on an image that is not what it was. */
 	if (rc == 0) {
 		rc = imgstore_check(store, job->image, &job->err);

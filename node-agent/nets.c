@@ -421,19 +421,36 @@ static void save_work(void *arg)
 	job->rc = fs_write_atomic(job->path, job->data, job->size, 0600, &job->err);
 }
 
+static struct save_job *new_job(struct nets *nets);
+
+static void free_job(struct save_job *job)
+{
+	free(job->data);
+	free(job);
+}
+
 static void save_done(void *arg, bool cancelled)
 {
 	struct save_job *job = arg;
 	struct nets *nets = job->nets;
 
 	nets->saving = false;
-	if (job->rc < 0 || cancelled)
+	/* The agent ends before the pool came to it, or while it was at an older state:
+	 * nobody is kept waiting any more. */
+	if (nets->stopped && nets->again) {
+		free_job(job);
+		job = new_job(nets);
+		cancelled = true;
+	}
+	if (job && cancelled)
+		save_work(job);
+	if (job && job->rc < 0)
 		log_error("the networks cannot be saved", LOG_ERR(&job->err));
-	if ((nets->again || job->rc < 0) && !nets->stopped)
+	if (!nets->stopped && (nets->again || job->rc < 0))
 		save_soon(nets);
 	nets->again = false;
-	free(job->data);
-	free(job);
+	if (job)
+		free_job(job);
 }
 
 static void fill_member(const struct net_member *m, Um__NetMember *out, char *vtep)
@@ -488,18 +505,14 @@ static bool pack_net(struct net *net, struct buf *out)
 	return ok;
 }
 
-static void save_now(void *arg)
+/* All as it is now.  NULL: memory is short. */
+static struct save_job *new_job(struct nets *nets)
 {
-	struct nets *nets = arg;
 	struct save_job *job;
 	struct net *net, *next;
 	struct buf out;
 	bool ok = true;
 
-	if (nets->saving) {
-		nets->again = true;
-		return;
-	}
 	buf_init(&out);
 	HASH_ITER (hh, nets->all, net, next)
 		ok = ok && pack_net(net, &out);
@@ -507,14 +520,33 @@ static void save_now(void *arg)
 	if (!ok || !job || agent_path(nets->agent, FILE_NAME, job->path, NULL) < 0) {
 		buf_free(&out);
 		free(job);
-		save_soon(nets);
-		return;
+		return NULL;
 	}
 	job->nets = nets;
 	job->data = buf_steal(&out, &job->size);
+	return job;
+}
+
+static void save_now(void *arg)
+{
+	struct nets *nets = arg;
+	struct save_job *job;
+
+	if (nets->saving) {
+		nets->again = true;
+		return;
+	}
+	job = new_job(nets);
+	if (!job) {
+		save_soon(nets);
+		return;
+	}
 	nets->saving = true;
-	if (loop_work_run(nets->agent->loop, "networks", save_work, save_done, job, &job->err) < 0)
-		save_done(job, true);
+	if (loop_work_run(nets->agent->loop, "networks", save_work, save_done, job, &job->err) <
+		0) {
+		job->rc = job->err.code;
+		save_done(job, false);
+	}
 }
 
 static void load(struct nets *nets)

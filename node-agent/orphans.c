@@ -14,6 +14,7 @@
 #include "lib/str.h"
 #include "node-agent/agent.h"
 #include "node-agent/blobs.h"
+#include "node-agent/reconcile.h"
 #include "node-agent/report.h"
 
 #define RECORD "orphan.pb"
@@ -26,6 +27,10 @@ struct orphan {
 	Um__OrphanDisk *disk; /* owned */
 	bool held;	      /* its base image */
 	bool dirty, busy;
+	bool pruning;		  /* it is wanted no more */
+	bool unread;		  /* its record could not be read */
+	struct loop_timer *again; /* what failed, its removal or its record; NULL: nothing */
+	uint32_t failures;	  /* in a row */
 	UT_hash_handle hh;
 };
 
@@ -67,6 +72,7 @@ static void let_go(struct orphan *o)
 static void drop(struct orphan *o)
 {
 	let_go(o);
+	loop_timer_close(o->again);
 	HASH_DEL(o->orphans->all, o);
 	um__orphan_disk__free_unpacked(o->disk, NULL);
 	free(o);
@@ -94,9 +100,23 @@ static void find_files(struct orphan *o)
 }
 
 /* Takes DISK. */
+static void set_disk(struct orphan *o, Um__OrphanDisk *disk)
+{
+	struct stat st;
+
+	um__orphan_disk__free_unpacked(o->disk, NULL);
+	o->disk = disk;
+	o->held = disk->image_id.len == MANIFEST_HASH &&
+		  imgstore_hold(o->orphans->agent->store, disk->image_id.data, NULL) == 0;
+	find_files(o);
+	if (*disk->path && stat(disk->path, &st) == 0)
+		disk->cow_bytes = (uint64_t)st.st_blocks * 512;
+}
+
+/* Takes DISK. */
 static struct orphan *add(struct orphans *orphans, Um__OrphanDisk *disk)
 {
-	struct orphan *o = calloc(1, sizeof(*o));
+	struct orphan *o = disk ? calloc(1, sizeof(*o)) : NULL;
 
 	if (!o) {
 		um__orphan_disk__free_unpacked(disk, NULL);
@@ -104,11 +124,8 @@ static struct orphan *add(struct orphans *orphans, Um__OrphanDisk *disk)
 	}
 	o->orphans = orphans;
 	o->epoch = disk->epoch;
-	o->disk = disk;
-	o->held = disk->image_id.len == MANIFEST_HASH &&
-		  imgstore_hold(orphans->agent->store, disk->image_id.data, NULL) == 0;
 	HASH_ADD(hh, orphans->all, epoch, sizeof(o->epoch), o);
-	find_files(o);
+	set_disk(o, disk);
 	return o;
 }
 
@@ -218,7 +235,6 @@ void orphans_kept(struct orphans *orphans, const uint8_t *record, size_t size)
 {
 	Um__OrphanDisk *disk = um__orphan_disk__unpack(NULL, size, record);
 	struct orphan *o = disk ? find(orphans, disk->epoch) : NULL;
-	struct stat st;
 
 	/* One that was asked for in vain before it came. */
 	if (o && !o->busy)
@@ -226,8 +242,6 @@ void orphans_kept(struct orphans *orphans, const uint8_t *record, size_t size)
 	o = disk ? add(orphans, disk) : NULL;
 	if (!o)
 		return; /* found at the next start */
-	if (stat(o->disk->path, &st) == 0)
-		o->disk->cow_bytes = (uint64_t)st.st_blocks * 512;
 	o->dirty = true;
 	log_info("the disk of a guest that runs elsewhere is kept", LOG_STR("guest", disk->name),
 		LOG_U64("epoch", disk->epoch), LOG_STR("disk", disk->path));
@@ -236,20 +250,26 @@ void orphans_kept(struct orphans *orphans, const uint8_t *record, size_t size)
 
 /* ---------------------------------------------------------------- pruning */
 
-struct prune_job {
+struct orphan_job {
 	struct orphan *o;
 	char dir[PATH_MAX];
+	bool read; /* its record; else it is removed */
+	Um__OrphanDisk *disk;
 	int rc;
 	struct err err;
 };
 
+static Um__OrphanDisk *read_disk(const char *dir, uint64_t epoch, struct err *err);
+
 /* Renamed first: no half of one is ever taken for a whole. */
-static void prune_work(void *arg)
+static void job_work(void *arg)
 {
-	struct prune_job *job = arg;
+	struct orphan_job *job = arg;
 	char gone[PATH_MAX];
 
-	if (str_format(gone, sizeof(gone), "%s" PRUNED, job->dir) < 0)
+	if (job->read)
+		job->disk = read_disk(job->dir, job->o->epoch, &job->err);
+	else if (str_format(gone, sizeof(gone), "%s" PRUNED, job->dir) < 0)
 		job->rc = err_set(&job->err, -ENAMETOOLONG, "the state folder's path is too long");
 	else if (rename(job->dir, gone) < 0 && errno != ENOENT)
 		job->rc = err_errno(&job->err, errno, "remove %s", job->dir);
@@ -257,41 +277,101 @@ static void prune_work(void *arg)
 		job->rc = fs_remove_tree(gone, &job->err);
 }
 
-static void prune_done(void *arg, bool cancelled)
+static void run_job(struct orphan *o);
+
+static void on_again(void *arg)
 {
-	struct prune_job *job = arg;
+	struct orphan *o = arg;
+
+	if (!o->busy && !GONE(o))
+		run_job(o);
+}
+
+static void again(struct orphan *o)
+{
+	if (!o->again && loop_timer_open(o->orphans->agent->loop, "orphan", on_again, o, &o->again,
+				 NULL) < 0)
+		return; /* at the next start, then */
+	loop_timer_arm(o->again, reconcile_backoff(++o->failures));
+}
+
+/* A disk that has errors, or is read-only: it is told once why, and tried less and less
+ * often.  The scheduler, which asks again whenever it hears of it, does not hurry it. */
+static void not_removed(struct orphan *o, const struct err *err)
+{
+	log_warn("an orphan cannot be removed; tried again", LOG_STR("guest", o->disk->name),
+		LOG_ERR(err));
+	if (strcmp(o->disk->reason, err_msg(err)) != 0) {
+		set_text(&o->disk->reason, err_msg(err));
+		o->dirty = true;
+	}
+	again(o);
+}
+
+static void removed(struct orphan *o)
+{
+	log_info("an orphan was removed", LOG_STR("guest", o->disk->name),
+		LOG_U64("epoch", o->epoch));
+	o->disk->gone = o->dirty = true;
+	let_go(o);
+}
+
+/* What is not there, or makes no sense, stays so; a disk's errors may pass. */
+static bool may_pass(const struct err *why)
+{
+	return why->code != -ENOENT && why->code != -EBADMSG;
+}
+
+static void was_read(struct orphan *o, struct orphan_job *job)
+{
+	if (!job->disk) {
+		if (may_pass(&job->err))
+			again(o);
+		return;
+	}
+	set_disk(o, job->disk);
+	job->disk = NULL;
+	o->unread = false;
+	o->failures = 0;
+	o->dirty = true;
+}
+
+static void job_done(void *arg, bool cancelled)
+{
+	struct orphan_job *job = arg;
 	struct orphan *o = job->o;
 
 	o->busy = false;
 	if (!cancelled && !o->orphans->agent->stopping) {
-		o->dirty = true;
-		if (job->rc < 0) {
-			log_warn("an orphan cannot be removed", LOG_STR("guest", o->disk->name),
-				LOG_ERR(&job->err));
-			set_text(&o->disk->reason, err_msg(&job->err));
-		} else {
-			log_info("an orphan was removed", LOG_STR("guest", o->disk->name),
-				LOG_U64("epoch", o->epoch));
-			o->disk->gone = true;
-			let_go(o);
-		}
-		report_orphans(o->orphans->agent->report);
+		if (job->read)
+			was_read(o, job);
+		else if (job->rc < 0)
+			not_removed(o, &job->err);
+		else
+			removed(o);
+		if (job->read && o->pruning)
+			run_job(o);
+		if (o->dirty)
+			report_orphans(o->orphans->agent->report);
 	}
+	um__orphan_disk__free_unpacked(job->disk, NULL);
 	free(job);
 }
 
-static void prune(struct orphan *o)
+/* Removes it, when that is wanted, or reads its record. */
+static void run_job(struct orphan *o)
 {
 	struct agent *agent = o->orphans->agent;
-	struct prune_job *job = calloc(1, sizeof(*job));
+	struct orphan_job *job = calloc(1, sizeof(*job));
 
 	if (!job || dir_of(agent->config.state, o->epoch, job->dir, NULL) < 0) {
 		free(job);
 		return;
 	}
 	job->o = o;
+	job->read = !o->pruning;
 	o->busy = true;
-	if (loop_work_run(agent->loop, "orphan prune", prune_work, prune_done, job, NULL) < 0) {
+	if (loop_work_run(agent->loop, "orphan", job_work, job_done, job, NULL) < 0) {
 		o->busy = false;
 		free(job);
 	}
@@ -303,10 +383,14 @@ void orphans_prune(struct orphans *orphans, const Um__GuestRemove *which)
 	struct guest *g = guests_find(orphans->agent->guests, which->uid);
 	Um__OrphanDisk *disk;
 
-	if (o && o->busy)
-		return;
 	if (o && !GONE(o)) {
-		prune(o);
+		/* Asked for again while it is tried: its time comes. */
+		if (o->pruning && (o->busy || (o->again && loop_timer_armed(o->again))))
+			return;
+		o->pruning = true;
+		o->failures = 0;
+		if (!o->busy)
+			run_job(o);
 		return;
 	}
 	if (!o && g && guest_epoch(g) == which->epoch)
@@ -356,39 +440,85 @@ void orphans_told(struct orphans *orphans)
 
 /* ---------------------------------------------------------------- the start */
 
-/* What cannot be read is an error: taken for missing, the scheduler would forget it. */
-static int load(struct orphans *orphans, const char *parent, const char *name, struct err *err)
+/* NULL: it makes no sense, or cannot be read. */
+static Um__OrphanDisk *read_disk(const char *dir, uint64_t epoch, struct err *err)
 {
-	char dir[PATH_MAX], path[PATH_MAX];
 	Um__OrphanDisk *disk = NULL;
-	struct orphan *o;
-	struct stat st;
+	char path[PATH_MAX];
 	struct buf data;
-	int rc = fs_join(dir, sizeof(dir), parent, name, err);
+	int rc = fs_join(path, sizeof(path), dir, RECORD, err);
 
 	buf_init(&data);
-	if (rc == 0)
-		rc = fs_join(path, sizeof(path), dir, RECORD, err);
 	if (rc == 0)
 		rc = fs_read(path, RECORD_MAX, &data, err);
 	if (rc == 0)
 		disk = um__orphan_disk__unpack(NULL, data.size, data.data);
 	buf_free(&data);
-	if (!disk || disk->gone || find(orphans, disk->epoch)) {
+	if (disk && (disk->gone || disk->epoch != epoch || !disk->uid)) {
 		um__orphan_disk__free_unpacked(disk, NULL);
-		if (rc < 0 && rc != -ENOENT)
-			return rc;
-		log_warn("a folder of an orphan without its record is left alone",
-			LOG_STR("folder", dir));
-		return 0;
+		disk = NULL;
 	}
-	tidy(dir);
-	o = add(orphans, disk);
+	if (!disk && rc == 0)
+		(void)err_set(err, -EBADMSG, "it is damaged");
+	return disk;
+}
+
+/* Without a record that can be read the folder still says which orphan it is.  It is told
+ * of as kept, so that the scheduler does not forget it, and a person can look into it and
+ * prune it; one of these must not keep the agent from starting. */
+static Um__OrphanDisk *unread(uint64_t epoch, const struct err *why)
+{
+	Um__OrphanDisk *disk = calloc(1, sizeof(*disk));
+	char text[200];
+
+	if (!disk)
+		return NULL;
+	um__orphan_disk__init(disk);
+	disk->epoch = epoch;
+	(void)str_format(text, sizeof(text), "unknown/%016" PRIx64, epoch);
+	set_text(&disk->name, text);
+	(void)str_format(text, sizeof(text), "its record cannot be read: %.150s", err_msg(why));
+	set_text(&disk->reason, text);
+	return disk;
+}
+
+static int load(struct orphans *orphans, uint64_t epoch, struct err *err)
+{
+	char dir[PATH_MAX];
+	Um__OrphanDisk *disk;
+	struct err why = ERR_INIT;
+	struct orphan *o;
+	int rc = dir_of(orphans->agent->config.state, epoch, dir, err);
+
+	if (rc < 0)
+		return rc;
+	disk = read_disk(dir, epoch, &why);
+	if (disk)
+		tidy(dir);
+	o = add(orphans, disk ? disk : unread(epoch, &why));
 	if (!o)
 		return err_set(err, -ENOMEM, "memory is short");
-	if (stat(o->disk->path, &st) == 0)
-		o->disk->cow_bytes = (uint64_t)st.st_blocks * 512;
+	o->unread = why.code != 0;
+	if (!o->unread)
+		return 0;
+	log_error("the record of an orphan cannot be read; it is kept", LOG_STR("folder", dir),
+		LOG_ERR(&why));
+	if (may_pass(&why))
+		again(o);
 	return 0;
+}
+
+/* The epoch that is a folder's name; 0: it is another's. */
+static uint64_t epoch_of(const char *name)
+{
+	uint8_t raw[8];
+	uint64_t epoch = 0;
+
+	if (strlen(name) != 16 || str_unhex(raw, sizeof(raw), name) < 0)
+		return 0;
+	for (size_t i = 0; i < sizeof(raw); i++)
+		epoch = epoch << 8 | raw[i];
+	return epoch;
 }
 
 int orphans_open(struct agent *agent, struct orphans **out, struct err *err)
@@ -410,8 +540,8 @@ int orphans_open(struct agent *agent, struct orphans **out, struct err *err)
 	if (!list)
 		return errno == ENOENT ? 0 : err_errno(err, errno, "%s", path);
 	while (rc == 0 && (entry = readdir(list))) {
-		if (strlen(entry->d_name) == 16)
-			rc = load(orphans, path, entry->d_name, err);
+		if (epoch_of(entry->d_name))
+			rc = load(orphans, epoch_of(entry->d_name), err);
 		else if (strlen(entry->d_name) == 16 + strlen(PRUNED) &&
 			 strcmp(entry->d_name + 16, PRUNED) == 0 &&
 			 fs_join(gone, sizeof(gone), path, entry->d_name, err) == 0)
@@ -419,6 +549,16 @@ int orphans_open(struct agent *agent, struct orphans **out, struct err *err)
 	}
 	(void)closedir(list);
 	return rc;
+}
+
+void orphans_stop(struct orphans *orphans)
+{
+	if (!orphans)
+		return;
+	for (struct orphan *o = orphans->all; o; o = o->hh.next) {
+		loop_timer_close(o->again);
+		o->again = NULL;
+	}
 }
 
 void orphans_free(struct orphans *orphans)

@@ -28,6 +28,8 @@ struct orphans;
 
 /* Reads what is on disk: after the store, the blobs and the report. */
 int orphans_open(struct agent *agent, struct orphans **out, struct err *err);
+/* Before the loop is freed. */
+void orphans_stop(struct orphans *orphans);
 void orphans_free(struct orphans *orphans);
 
 /* What is to be kept of the guest, packed and malloc'd: 1.  0: nothing, as it was never

@@ -42,7 +42,9 @@ static int each_guest(const char *guests, each_fn *fn, struct err *err)
 
 static int kill_one(const char *dir, struct err *err)
 {
-	return runnerctl_kill(dir, err);
+	int rc = runnerctl_kill(dir, err);
+
+	return rc < 0 ? rc : 0;
 }
 
 /* Until its runner is really gone. */

@@ -271,20 +271,10 @@ struct batch {
 	size_t blobs;
 };
 
-static void take_guests(struct report *report, struct batch *b)
+/* Before the guests: they tell of what was before, an older epoch that was refused or is
+ * gone. */
+static void take_extras(struct report *report, struct batch *b)
 {
-	while (report->marked && b->observed.n_guests < BATCH_MAX) {
-		struct guest *g = report->marked;
-		size_t n = b->observed.n_guests;
-		uint64_t hash = hash_of(g);
-
-		report_forget(g);
-		if (hash == g->report_hash)
-			continue;
-		g->report_hash = hash;
-		report_observe(g, &b->guests[n], b->reasons[n]);
-		b->observed.n_guests++;
-	}
 	while (report->extras && b->observed.n_guests < BATCH_MAX) {
 		struct extra *e = report->extras;
 		size_t n = b->observed.n_guests++;
@@ -301,6 +291,22 @@ static void take_guests(struct report *report, struct batch *b)
 		if (!report->extras)
 			report->extras_end = &report->extras;
 		free(e);
+	}
+}
+
+static void take_guests(struct report *report, struct batch *b)
+{
+	while (report->marked && b->observed.n_guests < BATCH_MAX) {
+		struct guest *g = report->marked;
+		size_t n = b->observed.n_guests;
+		uint64_t hash = hash_of(g);
+
+		report_forget(g);
+		if (hash == g->report_hash)
+			continue;
+		g->report_hash = hash;
+		report_observe(g, &b->guests[n], b->reasons[n]);
+		b->observed.n_guests++;
 	}
 }
 
@@ -338,6 +344,7 @@ static void flush(void *arg)
 	}
 	report->sent_at = loop_now(report->agent->loop);
 	um__observed__init(&b->observed);
+	take_extras(report, b);
 	take_guests(report, b);
 	take_blobs(report, b);
 	if (report->moves)

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <utlist.h>
 
+#include "lib/lease.h"
 #include "lib/log.h"
 #include "lib/proc.h"
 #include "lib/str.h"
@@ -365,14 +366,19 @@ static void tick(void *arg)
 static void welcome(struct simhost *h, const Um__AgentWelcome *w)
 {
 	uint64_t now = loop_now(h->sim->loop);
+	struct err err = ERR_INIT;
 
+	if (lease_told(w->lease_ms, w->heartbeat_ms, &err) < 0) {
+		log_error("the scheduler's welcome is refused", LOG_ERR(&err));
+		return;
+	}
 	h->session = w->session;
 	h->up = true;
 	h->complete = false;
 	h->mark++;
 	h->heard_at = h->full_asked_at = now;
-	h->sim->heartbeat_ms = w->heartbeat_ms >= 50 ? w->heartbeat_ms : 1000;
-	h->sim->lease_ms = w->lease_ms >= 200 ? w->lease_ms : 5000;
+	h->sim->heartbeat_ms = w->heartbeat_ms;
+	h->sim->lease_ms = w->lease_ms;
 	tick(h);
 }
 
@@ -464,8 +470,6 @@ int simulate_open(const struct agentconf *config, struct loop *loop, struct zctx
 		return err_set(err, -ENOMEM, "memory is short");
 	sim->loop = loop;
 	sim->config = *config;
-	sim->heartbeat_ms = 1000;
-	sim->lease_ms = 5000;
 	sim->hosts = calloc(config->simulate, sizeof(*sim->hosts));
 	if (!sim->hosts)
 		rc = err_set(err, -ENOMEM, "memory is short");

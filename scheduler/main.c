@@ -8,6 +8,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "lib/lease.h"
 #include "lib/log.h"
 #include "lib/loop.h"
 #include "lib/str.h"
@@ -29,8 +30,9 @@ static const char usage[] =
 	"                       (default ipc:///run/umlaut/scheduler.sock)\n"
 	"  --local-agents ENDPOINT  the same for agents on this machine (default none)\n"
 	"  --store URL          sqlite:PATH (default: STATE/cluster.db)\n"
-	"  --lease TIME         a host not heard of for so long is lost (default 5s)\n"
-	"  --heartbeat TIME     how often agents report (default 1s)\n"
+	"  --lease TIME         a host not heard of for so long is lost (default 5s; 1s to 1h)\n"
+	"  --heartbeat TIME     how often agents report (default a fifth of the lease, at most\n"
+	"                       1s); no more than a quarter of it\n"
 	"  --log-level LEVEL    debug, info, warn, error (default info)\n"
 	"  --log-format FORMAT  text or json (default text)\n"
 	"  --version, --help\n"
@@ -57,10 +59,11 @@ static int parse_time(const char *name, const char *text, uint32_t *out)
 	struct err err = ERR_INIT;
 	uint64_t ms;
 
-	if (units_parse_duration(text, &ms, &err) < 0 || ms < 100 || ms > 3600000) {
-		return usage_wrong(
-			WHO, "--%s: %s", name, err.code ? err_msg(&err) : "must be 100ms to 1h");
-	}
+	if (units_parse_duration(text, &ms, &err) < 0)
+		return usage_wrong(WHO, "--%s: %s", name, err_msg(&err));
+	if (ms < LEASE_BEAT_MIN_MS || ms > LEASE_MAX_MS)
+		return usage_wrong(WHO, "--%s: must be %s to 1h", name,
+			strcmp(name, "lease") == 0 ? "1s" : "50ms");
 	*out = (uint32_t)ms;
 	return 0;
 }
@@ -143,6 +146,8 @@ static int parse(int argc, char **argv, struct options *o)
 	}
 	if (optind < argc)
 		return usage_wrong(WHO, "unexpected argument '%.60s'", argv[optind]);
+	if (lease_choose(&o->serve.lease_ms, &o->serve.heartbeat_ms, &err) < 0)
+		return usage_wrong(WHO, "%s", err_msg(&err));
 	if (!o->serve.listen_count)
 		o->listen[o->serve.listen_count++] = "tcp://*:7711";
 	return -1;

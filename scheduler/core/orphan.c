@@ -186,10 +186,20 @@ static void observe_one(struct core *core, const struct core_host *host,
 	const struct core_orphan_facts *seen, struct core_out *out)
 {
 	struct core_orphan *o = get(core, seen->epoch);
+	struct core_orphan_facts known;
 	bool fresh = !o || o->state == CORE_ORPHAN_EXPECTED;
 
 	if (o && strcmp(o->host, host->name) != 0)
 		return; /* an epoch is of one host */
+	/* A host that cannot read what it was says only where, how large and why: what is
+	 * known of it stays. */
+	if (o && !seen->uid && !seen->gone) {
+		known = o->facts;
+		known.bytes = seen->bytes;
+		memcpy(known.reason, seen->reason, sizeof(known.reason));
+		memcpy(known.path, seen->path, sizeof(known.path));
+		seen = &known;
+	}
 	if (seen->gone) {
 		if (o && o->state == CORE_ORPHAN_EXPECTED)
 			forget(core, o, out);

@@ -5,12 +5,11 @@
 #include <string.h>
 
 #include "lib/fs.h"
+#include "lib/lease.h"
 #include "lib/log.h"
 #include "lib/proc.h"
 #include "scheduler/serve/serve_int.h"
 
-#define HEARTBEAT_DEFAULT_MS 1000u
-#define LEASE_DEFAULT_MS 5000u
 #define RETRY_MS 200u
 
 static void arm_tick(struct serve *s, uint64_t ms)
@@ -171,13 +170,12 @@ int serve_open(
 		return err_set(err, -ENOMEM, "memory is short");
 	s->loop = loop;
 	s->config = *config;
-	if (!s->config.heartbeat_ms)
-		s->config.heartbeat_ms = HEARTBEAT_DEFAULT_MS;
-	if (!s->config.lease_ms)
-		s->config.lease_ms = LEASE_DEFAULT_MS;
 	s->started_at = proc_wall_ms();
 	s->next_session = proc_random_u64() >> 8;
 	s->next_stream = proc_random_u64() >> 8;
+	rc = lease_choose(&s->config.lease_ms, &s->config.heartbeat_ms, err);
+	if (rc < 0)
+		goto fail;
 	if (config->listen_count > SERVE_SOCKS_MAX - 1) {
 		rc = err_set(err, -EINVAL, "more than %d --listen endpoints", SERVE_SOCKS_MAX - 1);
 		goto fail;

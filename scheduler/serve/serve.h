@@ -21,8 +21,8 @@ struct serve_config {
 	const char *local; /* ipc:// endpoint, or NULL */
 	/* The same, for agents: many of them do not keep clients waiting. */
 	const char *local_agents;
-	const char *advertise; /* endpoint in tokens; NULL: the first of LISTEN */
-	uint32_t lease_ms, heartbeat_ms;
+	const char *advertise;		 /* endpoint in tokens; NULL: the first of LISTEN */
+	uint32_t lease_ms, heartbeat_ms; /* lib/lease.h; 0: as it says there */
 	/* Called when the store is broken: the process must end. */
 	void (*on_broken)(void *arg, const struct err *err);
 	void *arg;

@@ -563,9 +563,10 @@ static void lease_ends(void *arg)
 		}
 }
 
-static int lease(void *self, struct loop *loop, uint64_t ms, struct err *err)
+static int lease(void *self, struct loop *loop, uint64_t until, struct err *err)
 {
 	struct sim_machine *m = self;
+	uint64_t now = proc_boot_ms();
 
 	(void)loop;
 	if (!sim_step("renew lease"))
@@ -578,7 +579,8 @@ static int lease(void *self, struct loop *loop, uint64_t ms, struct err *err)
 		m->lease->arg = m;
 	}
 	sim_event_remove(m->lease);
-	sim_event_add(m->lease, sim->now + sim_stretch(m, ms * SIM_MS));
+	sim_event_add(
+		m->lease, sim->now + sim_stretch(m, (until > now ? until - now : 0) * SIM_MS));
 	return 0;
 }
 

@@ -17,6 +17,7 @@
 WRAP(void, proc_random, void *data, size_t size);
 WRAP(uint64_t, proc_random_u64, void);
 WRAP(uint64_t, proc_mono_ms, void);
+WRAP(uint64_t, proc_boot_ms, void);
 WRAP(uint64_t, proc_wall_ms, void);
 WRAP(uint64_t, proc_wall_us, void);
 WRAP(int, proc_boot_id, uint8_t out[16], struct err *err);
@@ -41,6 +42,12 @@ uint64_t __wrap_proc_random_u64(void)
 }
 
 uint64_t __wrap_proc_mono_ms(void)
+{
+	return sim_mono_us(sim_here()) / 1000;
+}
+
+/* No machine is suspended in here. */
+uint64_t __wrap_proc_boot_ms(void)
 {
 	return sim_mono_us(sim_here()) / 1000;
 }

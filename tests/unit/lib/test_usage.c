@@ -87,7 +87,10 @@ static void test_wrong(void **state)
 	wrong("umlaut-agent", "more", NULL, "unexpected argument 'more'");
 	wrong("umlaut-guest", "more", NULL, "unexpected argument 'more'");
 	wrong("umlaut-init", "more", NULL, "unexpected argument 'more'");
-	wrong("umlaut-scheduler", "--lease", "1ms", "--lease: must be 100ms to 1h");
+	wrong("umlaut-scheduler", "--lease", "1ms", "--lease: must be 1s to 1h");
+	wrong("umlaut-scheduler", "--lease", "150ms", "--lease: must be 1s to 1h");
+	wrong("umlaut-scheduler", "--heartbeat", "2s",
+		"--heartbeat: with --lease 5s at most a quarter of it, 1.2s");
 }
 
 static void test_help(void **state)

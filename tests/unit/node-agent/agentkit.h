@@ -526,20 +526,20 @@ static inline int fake_keep_only(void *self, const uint32_t *vnis, size_t vni_co
 	return 0;
 }
 
-static inline int fake_lease(void *self, struct loop *loop, uint64_t ms, struct err *err)
+static inline int fake_lease(void *self, struct loop *loop, uint64_t until, struct err *err)
 {
 	struct fake *f = self;
 
 	(void)loop;
 	(void)err;
-	f->lease_until = proc_mono_ms() + ms;
+	f->lease_until = until;
 	return 0;
 }
 
 static inline uint64_t fake_lease_left(void *self)
 {
 	struct fake *f = self;
-	uint64_t now = proc_mono_ms();
+	uint64_t now = proc_boot_ms();
 
 	return f->lease_until > now ? f->lease_until - now : 0;
 }

@@ -31,13 +31,17 @@ struct world {
 	struct curve_zap *zap;
 	struct curve_pair keys, join, agent_key;
 	bool curve, know_agent, mute;
+	bool removed;	    /* the host was given up: it is told so */
+	bool late;	    /* heartbeats are not answered yet */
+	uint64_t late_beat; /* the last of those */
+	uint32_t lease_ms;
 	struct zpeer peer; /* the agent */
 	bool here;	   /* it said hello */
 	uint64_t seq;
-	unsigned hellos, beats, resyncs, joins, chunks;
+	unsigned hellos, beats, resyncs, joins, chunks, refusals;
 	struct told told[KIT_MAX];
 	uint8_t image[MANIFEST_HASH], kernel[MANIFEST_HASH], image2[MANIFEST_HASH];
-	unsigned blobs_added;
+	unsigned blobs_added, orphan_reports;
 	struct kit_orphan {
 		uint64_t uid, epoch, bytes;
 		char reason[128], path[PATH_MAX], base[PATH_MAX];
@@ -51,6 +55,7 @@ struct world {
 	uint8_t macs[KIT_MAX][6], ips[KIT_MAX][4];
 	char names[KIT_MAX][32];
 	size_t guest_count;
+	size_t said_from, said_count; /* of the guests, what the whole state has */
 	bool with_nics;
 	/* Streams. */
 	unsigned opened, ended, data_bytes;
@@ -109,6 +114,7 @@ static inline void sched_orphans(struct world *w, Um__OrphanDisk **list, size_t 
 {
 	if (all)
 		w->orphan.there = false;
+	w->orphan_reports += count > 0;
 	for (size_t i = 0; i < count; i++) {
 		w->orphan = (struct kit_orphan){.uid = list[i]->uid,
 			.epoch = list[i]->epoch,
@@ -121,16 +127,27 @@ static inline void sched_orphans(struct world *w, Um__OrphanDisk **list, size_t 
 	}
 }
 
-static inline void say_all(struct world *w);
+static inline void say_guests(struct world *w, bool full, size_t from, size_t count);
 
 /* An agent that says hello again by itself (no answer came within its lease of 300 ms, as
- * when the machine is busy) is told the whole state again; after a restart the test does. */
+ * when the machine is busy) is told the whole state again, as the test said it last; after a
+ * restart the test does. */
 static inline void sched_welcome(struct world *w, const Um__Envelope *env)
 {
 	Um__Envelope out = wire_env(env->id);
 	Um__AgentWelcome welcome = UM__AGENT_WELCOME__INIT;
+	Um__Error error = UM__ERROR__INIT;
 	bool again = w->here && w->seq > 0;
 
+	if (w->removed) {
+		error.code = UM__ERROR_CODE__REMOVED;
+		error.message = (char *)(uintptr_t) "this host was given up";
+		out.body_case = UM__ENVELOPE__BODY_ERROR;
+		out.error = &error;
+		w->refusals++;
+		sched_send(w, &out);
+		return;
+	}
 	w->hellos++;
 	w->here = true;
 	w->seq = 0;
@@ -142,12 +159,12 @@ static inline void sched_welcome(struct world *w, const Um__Envelope *env)
 	welcome.cluster_id = (char *)(uintptr_t) "test-cluster";
 	welcome.session = w->hellos;
 	welcome.heartbeat_ms = 50;
-	welcome.lease_ms = 300;
+	welcome.lease_ms = w->lease_ms;
 	out.body_case = UM__ENVELOPE__BODY_AGENT_WELCOME;
 	out.agent_welcome = &welcome;
 	sched_send(w, &out);
 	if (again)
-		say_all(w);
+		say_guests(w, true, w->said_from, w->said_count);
 }
 
 static inline void sched_beat(struct world *w, const Um__Envelope *env)
@@ -157,6 +174,10 @@ static inline void sched_beat(struct world *w, const Um__Envelope *env)
 	Um__Error error = UM__ERROR__INIT;
 
 	w->beats++;
+	if (w->late) {
+		w->late_beat = env->heartbeat->seq;
+		return;
+	}
 	if (env->heartbeat->session != w->hellos || !w->here) {
 		error.code = UM__ERROR_CODE__CONFLICT;
 		error.message = (char *)(uintptr_t) "say hello";
@@ -164,7 +185,7 @@ static inline void sched_beat(struct world *w, const Um__Envelope *env)
 		out.error = &error;
 	} else {
 		reply.seq = env->heartbeat->seq;
-		reply.lease_ms = 300;
+		reply.lease_ms = w->lease_ms;
 		out.body_case = UM__ENVELOPE__BODY_HEARTBEAT_REPLY;
 		out.heartbeat_reply = &reply;
 	}
@@ -305,6 +326,12 @@ static inline void say_guests(struct world *w, bool full, size_t from, size_t co
 
 	for (size_t i = 0; i < count; i++)
 		list[i] = &w->guests[from + i];
+	if (full || !w->said_count) {
+		w->said_from = from;
+		w->said_count = count;
+	} else if (from + count > w->said_from + w->said_count) {
+		w->said_count = from + count - w->said_from;
+	}
 	d.full = full;
 	d.guests = list;
 	d.n_guests = count;
@@ -495,6 +522,7 @@ static inline void restart_all(struct world *w)
 {
 	loop_down(w);
 	w->fake.crashed = false;
+	w->fake.crash_at = 0;
 	loop_up(w);
 	agent_up(w);
 }
@@ -509,6 +537,7 @@ static inline struct world *world_new(bool curve)
 	(void)str_copy(w->dir, sizeof(w->dir), "/tmp/umlaut-agent-XXXXXX");
 	assert_non_null(mkdtemp(w->dir));
 	w->curve = curve;
+	w->lease_ms = 300;
 	curve_generate(&w->keys);
 	curve_generate(&w->join);
 	assert_int_equal(zctx_new(&w->zctx, &err), 0);

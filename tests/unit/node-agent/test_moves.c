@@ -224,6 +224,43 @@ static void test_disk_full(void **state)
 	kit_moved(w);
 }
 
+/* Not a byte is left at the target when the guest is already its own. */
+static void fill_up(struct world *w)
+{
+	static const uint8_t piece[4096] = {1};
+	char path[PATH_MAX];
+	ssize_t n = 1;
+	int fd;
+
+	(void)snprintf(path, sizeof(path), "%s/%s/filler", w->dir, kit_target(w)->name);
+	fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	while (n > 0)
+		n = write(fd, piece, sizeof(piece));
+	assert_int_equal(errno, ENOSPC);
+	(void)close(fd);
+}
+
+static void test_full_at_the_end(void **state)
+{
+	struct world *w = kit_new();
+	char path[PATH_MAX];
+
+	(void)state;
+	(void)snprintf(path, sizeof(path), "%s/%s", w->dir, w->hosts[1].name);
+	ok(fs_mkdirs(path, 0711, &err));
+	assert_int_equal(mount("tmpfs", path, "tmpfs", MS_NOSUID, "size=48m"), 0);
+	kit_start(w, &w->hosts[0]);
+	kit_start(w, &w->hosts[1]);
+	kit_until_runs(w);
+	kit_write(w, 50);
+	w->on_sealed = fill_up;
+	kit_migrate(w);
+	kit_moved(w);
+	assert_int_equal(umount2(path, MNT_DETACH), 0);
+	kit_free(w);
+}
+
 /* ---------------------------------------------------------------- crashes */
 
 static void crash_at(const char *point, bool at_source)
@@ -340,6 +377,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(test_cancel, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_spoiled, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_disk_full, setup, teardown),
+		cmocka_unit_test(test_full_at_the_end),
 		cmocka_unit_test_setup_teardown(test_both_restart, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_source_first, setup, teardown),
 		cmocka_unit_test(test_source_crashes),

@@ -1,7 +1,7 @@
 /* Records that are there and cannot be read are never taken for missing: that would cost a
  * disk.
  *
- * LDFLAGS: -Wl,--wrap=fs_read
+ * LDFLAGS: -Wl,--wrap=fs_read -Wl,--wrap=fs_remove_tree
  */
 #include "node-agent/movedisk.h"
 #include "tests/unit/node-agent/schedkit.h"
@@ -15,6 +15,19 @@ int __wrap_fs_read(const char *path, size_t limit, struct buf *out, struct err *
 	if (broken && strstr(path, broken))
 		return err_set(err, -EIO, "%s: planted", path);
 	return __real_fs_read(path, limit, out, err);
+}
+
+static const char *stays; /* what has this in its path cannot be removed */
+static unsigned removals;
+
+int __real_fs_remove_tree(const char *path, struct err *err);
+int __wrap_fs_remove_tree(const char *path, struct err *err);
+int __wrap_fs_remove_tree(const char *path, struct err *err)
+{
+	if (!stays || !strstr(path, stays))
+		return __real_fs_remove_tree(path, err);
+	removals++;
+	return err_set(err, -EROFS, "%s: planted", path);
 }
 
 static void put(const struct world *w, const char *name, const void *data, size_t size)
@@ -105,9 +118,10 @@ static void test_moves(void **state)
 	assert_true(there(w, "moves/0000000000000005/cow"));
 }
 
-static void test_orphans(void **state)
+#define RECORD_OF_7 "orphans/0000000000000007/orphan.pb"
+
+static void put_orphan(struct world *w)
 {
-	struct world *w = *state;
 	Um__OrphanDisk disk = UM__ORPHAN_DISK__INIT;
 	uint8_t packed[128];
 
@@ -115,15 +129,104 @@ static void test_orphans(void **state)
 	disk.uid = 1;
 	disk.epoch = 7;
 	disk.name = (char *)(uintptr_t) "lab/a";
-	put(w, "orphans/0000000000000007/orphan.pb", packed, um__orphan_disk__pack(&disk, packed));
+	put(w, RECORD_OF_7, packed, um__orphan_disk__pack(&disk, packed));
 	put(w, "orphans/0000000000000007/cow", "written", 7);
+}
+
+static bool was_read(struct world *w, void *arg)
+{
+	(void)arg;
+	return w->orphan.uid == 1;
+}
+
+static bool pruned(struct world *w, void *arg)
+{
+	(void)arg;
+	return w->orphan.gone;
+}
+
+static void say_prune(struct world *w)
+{
+	Um__Desired d = UM__DESIRED__INIT;
+	Um__GuestRemove r = UM__GUEST_REMOVE__INIT, *list = &r;
+
+	r.uid = 1;
+	r.epoch = 7;
+	d.prune = &list;
+	d.n_prune = 1;
+	say(w, &d);
+}
+
+/* One that cannot be read is told of all the same, and does not stop the agent; when the
+ * disk is well again it is known what it is. */
+static void test_orphans(void **state)
+{
+	struct world *w = *state;
+
+	put_orphan(w);
 	put(w, "orphans/0000000000000007/runner.pb", "left", 4);
 	put(w, "orphans/0000000000000008.gone/cow", "pruned", 6);
-	refuses(w, "orphans/0000000000000007/orphan.pb", "orphans/0000000000000007/cow");
+	broken = RECORD_OF_7;
+	restart_all(w);
 	until(w, is_here, NULL);
-	assert_true(w->orphan.there && w->orphan.epoch == 7);
+	assert_true(w->orphan.there && w->orphan.epoch == 7 && w->orphan.uid == 0);
+	assert_non_null(strstr(w->orphan.reason, "planted"));
+	broken = NULL;
+	until(w, was_read, NULL);
+	restart_all(w);
+	until(w, is_here, NULL);
+	assert_true(w->orphan.there && w->orphan.uid == 1);
 	assert_false(there(w, "orphans/0000000000000007/runner.pb"));
 	assert_false(there(w, "orphans/0000000000000008.gone"));
+}
+
+/* Nor is one without a record, or with a damaged one, forgotten: it can be pruned. */
+static void test_orphan_damaged(void **state)
+{
+	struct world *w = *state;
+
+	put_orphan(w);
+	put(w, RECORD_OF_7, "\xff\xff", 2);
+	restart_all(w);
+	until(w, is_here, NULL);
+	assert_true(w->orphan.there && w->orphan.epoch == 7);
+	say_all(w);
+	say_prune(w);
+	until(w, pruned, NULL);
+	assert_false(there(w, "orphans/0000000000000007"));
+}
+
+static bool many_removals(struct world *w, void *arg)
+{
+	(void)w;
+	return removals >= (uintptr_t)arg;
+}
+
+/* A removal that fails is told once, and tried again after a while, however often the
+ * scheduler, which asks when it hears of the orphan, asks for it. */
+static void test_prune_fails(void **state)
+{
+	struct world *w = *state;
+	unsigned reports;
+
+	put_orphan(w);
+	restart_all(w);
+	until(w, is_here, NULL);
+	say_all(w);
+	stays = "orphans/0000000000000007";
+	removals = 0;
+	reports = w->orphan_reports;
+	say_prune(w);
+	for (unsigned i = 0; i < 20; i++) {
+		assert_false(within(w, 25, never, NULL));
+		say_prune(w);
+	}
+	assert_int_equal(removals, 1);
+	assert_int_equal(w->orphan_reports, reports + 1);
+	assert_non_null(strstr(w->orphan.reason, "planted"));
+	until(w, many_removals, (void *)2);
+	stays = NULL;
+	until(w, pruned, NULL);
 }
 
 #define T(test) cmocka_unit_test_setup_teardown(test, world_setup, world_teardown)
@@ -134,6 +237,8 @@ int main(void)
 		T(test_kept),
 		T(test_moves),
 		T(test_orphans),
+		T(test_orphan_damaged),
+		T(test_prune_fails),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
