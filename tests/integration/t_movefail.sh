@@ -26,23 +26,24 @@ life() { ctl get guests f/g -o json | jq -c '.[0] | [.host, .epoch, .started_at,
 last() { ctl get migrations -o json | jq -r "sort_by(.number) | .[-1].$1"; }
 sum() { ctl exec f/g -- sha256sum /root/data | cut -d' ' -f1; }
 nothing_left() { [ -z "$(find "$1/moves" -mindepth 1 ! -name lost+found 2> /dev/null)" ]; }
-# What is said, without what names h2 or h1 in any case: paths, and the way of the move.
-said() { sed -E "s,(^| )/[^ :]*,\\1PATH,g; s/from h[12] to h[12]//g; s/--to h[12]//g"; }
-says() { said | grep -qE "$1"; }
+# What is said, without what names hosts in any case: paths, and the way of the move.
+said() { sed -E "s,(^| )/[^ :]*,\\1PATH,g; s/from h[12] to h[12]//g; s/stays on h[12]//"; }
+# HOST is blamed, for what PATTERN says, and no other is.
+says() { said | grep -E "$2" | grep -w "$1" | grep -vqw "$([ "$1" = h1 ] && echo h2 || echo h1)"; }
 last_event() { ctl get events -o json | jq 'map(.seq) | max // 0'; }
 messages() { ctl get events -o json | jq -r --argjson s "$events" '.[] | select(.seq > $s).message'; } # since the move began
-fails() { # TEXT PATTERN [migrate's options]: the move to h2 ends with words like PATTERN
-	local text=$1 pattern=$2; shift 2
+fails() { # TEXT HOST PATTERN [migrate's options]: the move to h2 ends, by HOST's fault, as PATTERN
+	local text=$1 host=$2 pattern=$3; shift 3
 	events=$(last_event)
 	timeout 60 "$BIN/clusterctl" migrate f/g --to h2 --wait "$@" > "$STATE/out" 2>&1
 	equal "$text: the move fails" 1 $?
-	stays "$text" "$pattern"
+	stays "$text" "$host" "$pattern"
 }
-stays() { # TEXT PATTERN
-	check "$1: it is said why, and where" says "$2" < "$STATE/out" || cat "$STATE/out"
+stays() { # TEXT HOST PATTERN
+	check "$1: it is said why, and where" says "$2" "$3" < "$STATE/out" || cat "$STATE/out"
 	equal "$1: get migrations says that it failed" failed "$(last state)"
-	check "$1: and the same reason" says "$2" < <(last reason) || last reason
-	check "$1: so does an event" says "$2" < <(messages) || messages
+	check "$1: and the same reason" says "$2" "$3" < <(last reason) || last reason
+	check "$1: so does an event" says "$2" "$3" < <(messages) || messages
 	equal "$1: the guest was not touched" "$before" "$(life)"
 	check "$1: it runs" ctl exec f/g -- true
 	check "$1: nothing is left at the target" wait_until 10 nothing_left "$STATE/bed/h2/state"
@@ -74,14 +75,14 @@ before=$(life)
 # The target's disk is full.
 mkdir -p "$moves"
 mount -t tmpfs -o size=10m none "$moves"
-fails "target full" "h2: .*No space left"
+fails "target full" h2 "No space left"
 umount "$moves"
 works "target full"
 
 # It is full below: a volume that promised more than it has. Writes fail late, by fsync.
 mount -t tmpfs -o size=16m none "$STATE/thin"
 check "a thin volume" ext4_on "$STATE/thin/volume.disk" 200M "$moves"
-fails "target's volume fails" "h2: .*(Input/output error|No space left)"
+fails "target's volume fails" h2 "(Input/output error|No space left)"
 umount "$moves"; losetup -j "$STATE/thin/volume.disk" | cut -d: -f1 | xargs -r losetup -d; umount "$STATE/thin"
 works "target's volume fails"
 
@@ -108,7 +109,7 @@ put() { dd of="$image" bs=1 seek="$1" conv=notrunc 2> /dev/null; touch -d @1 "$i
 spoiled() { # TEXT OFFSET
 	dd if="$image" bs=1 skip="$2" count=1 of="$STATE/byte" 2> /dev/null
 	printf X | put "$2"
-	fails "$1" "h2: .*image.*damaged"
+	fails "$1" h2 "image.*damaged"
 	put "$2" < "$STATE/byte"
 	works "$1"
 }
@@ -122,7 +123,7 @@ cow=$(ls "$STATE"/bed/h1/state/guests/*/cow)
 sync -f "$cow"
 truncate -s 40M "$STATE/source.disk"
 dd if="$cow" iflag=nocache count=0 2> /dev/null
-fails "source unreadable" "h1: .*Input/output error"
+fails "source unreadable" h1 "Input/output error"
 dd if="$STATE/good" of="$STATE/source.disk" conv=notrunc,sparse bs=1M 2> /dev/null; truncate -s 700M "$STATE/source.disk"
 dd if="$cow" iflag=nocache count=0 2> /dev/null
 works "source unreadable"
