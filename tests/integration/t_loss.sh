@@ -152,7 +152,7 @@ check "all are ready" wait_until 30 all_there
 equal "agents restarted within the lease disturb no guest" "$before" "$(ctl get guests --deployment loss -o json | jq -c 'map([.name, .epoch, .started_at, .restarts])')"
 
 # ------------------------------------------------------------ another lease
-LIMIT=$((2200 + AFTER))
+LIMIT=$((2200 + AFTER + 500)) # half a second for a machine that is busy
 check "the scheduler is stopped" bed stop scheduler
 check "and started with a lease of 2 s" bed --lease 2s up
 check "all are ready" wait_until 60 all_there
