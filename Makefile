@@ -283,4 +283,4 @@ help:
 	@echo "V=1 shows the commands"
 
 # A kernel that is being built there has such files of its own.
--include $(shell find $(O) -path $(O)/kernel -prune -o -type f -name '*.d' -print 2>/dev/null)
+-include $(shell find $(O) -path '$(O)/kernel*' -prune -o -type f -name '*.d' -print 2>/dev/null)

@@ -11,6 +11,7 @@ set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 ROOT=$PWD
 BIN=${BIN:-$ROOT/build/bin}
+FAST=${FAST:-$ROOT/build/kernel/linux-fast} # tests/run builds it
 NAME=t$$
 STATE=$(mktemp -d "/tmp/umlaut-$NAME.XXXX")
 RESULT=${RESULT:-/dev/null}
@@ -52,6 +53,7 @@ leftovers() {
 
 ok() { echo "  ok $*"; echo "ok $*" >> "$RESULT"; }
 not_ok() { echo "  NOT OK $*"; echo "not ok $*" >> "$RESULT"; failures=$((failures + 1)); }
+skip() { echo "  SKIP $*"; echo "skip $*" >> "$RESULT"; } # counted: tests/run shows how many
 # check TEXT CMD...: the command succeeds.  Its output is shown when it does not.
 check() {
 	local text=$1 out; shift
@@ -71,6 +73,12 @@ testbed_up() { # HOSTS [testbed options]
 images() { # the default kernel and image
 	check "the default kernel is added" ctl kernel add /usr/bin/linux.uml --name debian --modules /usr/lib/uml/modules || exit 1
 	check "the default image is built" ctl image build busybox || exit 1
+}
+# The guest kernel `fast`: what a test shows without it is less, and counts as skipped.
+has_fast() { [ -x "$FAST" ]; }
+no_fast() { skip "the kernel 'fast' is not built ($FAST)${1:+: $1}"; } # [WHAT is not shown]
+fast_kernel() { # [WHAT is not shown without it]: given to the cluster
+	if has_fast; then check "kernel fast is added" ctl kernel add "$FAST" --name fast; else no_fast "$@"; fi
 }
 guest_json() { ctl get guests "$1" -o json | jq -r ".[0].$2"; }
 ready_count() { ctl get guests ${1:+--deployment "$1"} -o json | jq '[.[] | select(.ready)] | length'; }

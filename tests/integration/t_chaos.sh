@@ -4,14 +4,16 @@
 # once, whole, where the cluster says, and nothing else is.
 #
 #   SEED=N ROUNDS=M t_chaos.sh     replays; what is done in a round follows from its seed
+#   ROUNDS=100 tests/run integration chaos
+#
+# Seconds at most: 900 + 150 * ROUNDS
 set -u
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/moves.sh"
 SEED=${SEED:-$((RANDOM * 32768 + RANDOM))} ROUNDS=${ROUNDS:-10}
 HOSTS=5 EACH=10
 BOUND=120 # seconds until all is settled
-fast=${FAST:-build/kernel/linux-fast}
-[ -x "$fast" ] || EACH=3 # Debian's kernel takes seconds to boot
+has_fast || EACH=3 # Debian's kernel takes seconds to boot
 echo "SEED=$SEED ROUNDS=$ROUNDS"
 
 lab() { # COUNT of each kind
@@ -39,19 +41,23 @@ lab $((EACH - 1)) > "$STATE/less.yaml"
 COUNT=$((EACH * 3))
 
 # ------------------------------------------------------------ what happens
-# One action a line: MILLISECONDS before it, then what.  From RANDOM alone.
-below() { echo $((RANDOM % $1)); }
+# One action a line: MILLISECONDS before it, then what.  From RANDOM alone, whose own
+# seed has 32 bits of a hash: seeds that follow each other make rounds that have nothing
+# in common.
+seed_random() { RANDOM=$((16#$(sha256sum <<< "$1" | cut -c1-8))); }
 plan() { # SEED
-	RANDOM=$(($1 % 32768))
+	seed_random "$1"
 	local i kinds=(restart wait none) h o scheduler='' n
 	n=$((2 + RANDOM % 4))
+	# Now and then a host is to be empty in the end, whatever happens meanwhile.
+	if [ $((RANDOM % 3)) = 0 ]; then echo "0 empty h$((1 + RANDOM % HOSTS))"; fi
 	for ((i = 0; i < 2 + RANDOM % 4; i++)); do
 		echo "0 migrate c/${kinds[RANDOM % 3]}-$((1 + RANDOM % EACH))"
 	done
 	for ((i = 0; i < n; i++)); do
 		h=h$((1 + RANDOM % HOSTS)) o=h$((1 + RANDOM % HOSTS))
 		printf '%d ' $((RANDOM % 800))
-		case $((RANDOM % 14)) in
+		case $((RANDOM % 15)) in
 		0) echo "kill $h" ;;
 		1) echo "kill scheduler"; scheduler=dead ;;
 		2 | 3) echo "crash $h" ;;
@@ -65,20 +71,31 @@ plan() { # SEED
 		11) echo "uncordon $h" ;;
 		12) echo "less" ;;
 		13) echo "migrate c/${kinds[RANDOM % 3]}-$((1 + RANDOM % EACH))" ;;
+		14) echo "prune" ;;
 		esac
 		if [ "$scheduler" = dead ] && [ $((RANDOM % 2)) = 0 ]; then echo "$((RANDOM % 2000)) start scheduler"; scheduler=''; fi
 	done
 	# Before the healing: mostly within the lease, now and then longer.
 	if [ $((RANDOM % 3)) = 0 ]; then echo "8000 nothing"; else echo "$((RANDOM % 3000)) nothing"; fi
+	if [ $((RANDOM % 4)) = 0 ]; then echo "0 pruned"; fi
 }
 # Of users: not waited for, and may fail.
-asks() { timeout 20 "$BIN/clusterctl" "$@" >> "$STATE/asked" 2>&1 & }
+asks() { timeout 20 "$BIN/clusterctl" "$@" >> "$STATE/asked" 2>&1 & asking+=($!); }
+# None of them may be heard after the healing.
+asked() {
+	[ ${#asking[@]} = 0 ] || kill "${asking[@]}" 2> /dev/null
+	[ ${#asking[@]} = 0 ] || wait "${asking[@]}"
+	asking=()
+}
 act() {
 	case $1 in
 	migrate) asks migrate "$2" ;;
 	cancel) asks migrate "$2" --cancel ;;
+	empty) empty=$2; asks drain "$2" ;;
 	drain | uncordon) asks "$1" "$2" ;;
 	less) asks apply -f "$STATE/less.yaml" ;;
+	prune) asks prune --all ;;
+	pruned) pruned=1 ;;
 	heal) bed heal "$2"; bed unblock "$2" ;;
 	nothing) ;;
 	*) bed "$@" ;;
@@ -86,16 +103,25 @@ act() {
 }
 heal() {
 	local h
+	asked
 	for h in scheduler $(seq -f h%g $HOSTS); do bed unblock "$h"; [ "$h" = scheduler ] || bed heal "$h"; done
 	bed start scheduler
 	bed start agents
 	wait_until 30 answers
-	ctl uncordon $(seq -f h%g $HOSTS)
+	# The drain that is to come to its end goes on, unless it was never begun or was ended.
+	for h in $(seq -f h%g $HOSTS); do [ "$h" = "$empty" ] || ctl uncordon "$h"; done
+	[ -z "$empty" ] || drain_goes_on || ctl drain "$empty"
 	ctl apply -f "$STATE/lab.yaml"
 } >> "$STATE/acts" 2>&1
 answers() { ctl get hosts -o name; }
+drain_goes_on() { ctl get hosts "$empty" -o json | jq -e '.[0].drain != null'; }
 
 # ------------------------------------------------------------ what must hold
+empty_at_last() { # the host is drained: it has no guest, process, folder or move
+	[ "$(ctl get hosts "$empty" -o json | jq -r '.[0] | "\(.state) \(.guests)"')" = "drained 0" ] &&
+		! ctl get guests -o json | jq -e --arg h "$empty" 'any(.[]; .host == $h)' &&
+		! { runners; folders; } | grep "\b$empty "
+}
 expected() { ctl get guests -o json | jq -r '.[] | "\(.host) \(.uid)"' | sort; }
 # Guests with 'none' are not started again by themselves.
 start_those_left() {
@@ -108,7 +134,7 @@ processes() { runners | cut -d' ' -f2- | sort -u; }
 unsettled() {
 	local e x
 	start_those_left
-	x=$(ctl get hosts -o json | jq -r '.[] | select(.state != "up") | "\(.name) is \(.state)"'); [ -z "$x" ] || { echo "$x"; return; }
+	x=$(ctl get hosts -o json | jq -r '.[] | select(.state != "up" and (.name != $empty or .state != "drained")) | "\(.name) is \(.state)"' --arg empty "$empty"); [ -z "$x" ] || { echo "$x"; return; }
 	x=$(ctl get guests -o json | jq -r '.[] | select(.ready and .state == "running" | not) | "\(.name) \(.host) \(.state): \(.reason)"'); [ -z "$x" ] || { echo "$x"; return; }
 	x=$(ctl get migrations -o json | jq -r '.[] | select(.state | IN("done", "failed", "cancelled") | not) | "move \(.number) of \(.guest): \(.state) \(.reason)"'); [ -z "$x" ] || { echo "$x"; return; }
 	e=$(expected)
@@ -117,30 +143,42 @@ unsettled() {
 	[ "$e" = "$(processes)" ] || { echo "processes:"; diff <(echo "$e") <(processes); return; }
 	[ "$e" = "$(folders)" ] || { echo "folders:"; diff <(echo "$e") <(folders); return; }
 	x=$(ls -d "$STATE"/bed/h*/state/moves/* 2> /dev/null); [ -z "$x" ] || { echo "left: $x"; return; }
+	# Every host is up: what is kept is there, and nothing is there that is not known.
+	x=$(diff <(ctl get orphans -o json | jq -r '.[] | "\(.host) \(.epoch) \(.state)"' | sort) <(orphans_on_disk)) || { echo "orphans:"; echo "$x"; return; }
+}
+orphans_on_disk() {
+	local h d
+	for h in $(seq -f h%g $HOSTS); do
+		for d in "$(state_dir "$h")"/orphans/*; do [ ! -e "$d" ] || echo "$h $((16#${d##*/})) kept"; done
+	done | sort
 }
 is_settled() { [ -z "$(unsettled)" ]; }
-lost_hosts() { ctl get events -o json | jq '[.[] | select(.kind == "host" and .reason == "Lost") | .seq] | max // 0'; }
+# Guests that were started from their image since event SEQ, by name.
+started_elsewhere() { ctl get events -o json | jq -r --argjson s "$1" '.[] | select(.kind == "guest" and .reason == "StartedElsewhere" and .seq > $s).name' | sort -u; }
+last_event() { ctl get events -o json | jq 'map(.seq) | max // 0'; }
 
 declare -A floor address
-lost_before=0
+events_before=0
 # Each guest's records are all there: not fewer than at any time before, nor than it has
 # said on its console, without a gap.
-# One with 'restart' begins anew when hosts were lost meanwhile.
+# One with 'restart' begins anew when it was started elsewhere meanwhile, and then only.
 records_hold() {
-	local lost name uid host addr last n said bad=0
-	lost=$(lost_hosts)
+	local until anew name uid host addr last n said bad=0
+	until=$(last_event)
+	anew=$(started_elsewhere $events_before)
+	[ -z "$(grep -v '^c/restart-' <<< "$anew")" ] || { echo "started elsewhere:" $anew; bad=1; }
 	while read -r name uid host addr; do
 		# On the disk when it was said.
 		said=$(tr -d '\r' < "$(guest_dir "$host" "$uid")/console.log" | awk '/^record [0-9]+$/ && $2 > n {n = $2} END {print n + 0}')
 		last=$(ctl exec "$name" -- awk '$0 != NR {print "line", NR, "is", $0; bad = 1; exit} END {if (!bad) print NR}' /records 2>&1 | tr -d '\r')
 		n=${floor[$uid]:-0}
 		[ "$said" -le "$n" ] || n=$said
-		[[ $name != c/restart-* ]] || [ "$lost" = "$lost_before" ] || n=0
+		! grep -qxF -e "$name" <<< "$anew" || n=0
 		[[ $last =~ ^[0-9]+$ ]] && [ "$last" -ge "$n" ] || { echo "$name: records: $last; there were ${floor[$uid]:-0}, $said were said"; bad=1; }
 		[ "${address[$uid]:-$addr}" = "$addr" ] || { echo "$name: address $addr, was ${address[$uid]}"; bad=1; }
 		floor[$uid]=$last address[$uid]=$addr
 	done < <(ctl get guests -o json | jq -r '.[] | "\(.name) \(.uid) \(.host) \(.networks[0].address)/\(.networks[0].mac)"')
-	lost_before=$lost
+	events_before=$until
 	return $bad
 }
 reach() { # each other: some of them
@@ -174,6 +212,7 @@ watch_twice() {
 		sleep 0.3
 	done
 }
+no_orphans() { [ "$(ctl get orphans -o json)" = '[]' ] && [ -z "$(orphans_on_disk)" ]; }
 show() { # what was done, and how it is
 	echo "      SEED=$SEED, round $round, its seed $seed:"
 	sed 's/^/      /' "$STATE/plan"
@@ -182,7 +221,7 @@ show() { # what was done, and how it is
 }
 one_round() {
 	local began=$SECONDS wait what
-	seed=$((SEED + round))
+	seed=$((SEED + round)) empty='' pruned=''
 	plan $seed > "$STATE/plan"
 	: > "$STATE/acts"
 	while read -r wait what; do
@@ -191,23 +230,33 @@ one_round() {
 		act $what < /dev/null
 	done < "$STATE/plan"
 	heal
+	if [ -n "$empty" ]; then
+		if ! wait_until $BOUND empty_at_last; then not_ok "round $round (seed $seed): $empty is drained"; ctl describe host "$empty"; show; return 1; fi
+		emptied=$((emptied + 1))
+	fi
 	if ! wait_until $BOUND is_settled; then not_ok "round $round (seed $seed): all is settled"; show; return 1; fi
 	if ! records_hold > "$STATE/out"; then not_ok "round $round (seed $seed): no record is lost or repeated"; cat "$STATE/out"; show; return 1; fi
 	if ! reach > "$STATE/out" 2>&1; then not_ok "round $round (seed $seed): guests reach each other"; cat "$STATE/out"; show; return 1; fi
 	if [ -s "$STATE/twice" ]; then not_ok "round $round (seed $seed): no guest ran twice"; show; return 1; fi
+	if [ -n "$empty" ] && ! ctl uncordon "$empty" > "$STATE/out" 2>&1; then not_ok "round $round (seed $seed): uncordon"; cat "$STATE/out"; return 1; fi
+	if [ -n "$pruned" ]; then
+		ctl prune --all >> "$STATE/acts" 2>&1
+		if ! wait_until 30 no_orphans; then not_ok "round $round (seed $seed): no orphan is left when all are pruned"; ctl get orphans; orphans_on_disk; return 1; fi
+	fi
 	ok "round $round (seed $seed): $(cut -d' ' -f2- "$STATE/plan" | paste -sd';'): whole after $((SECONDS - began)) s"
 }
 
 testbed_up $HOSTS
 images
-if [ -x "$fast" ]; then check "kernel fast is added" ctl kernel add "$fast" --name fast; fi
+fast_kernel "30 guests, there are $COUNT"
 check "$COUNT guests are ready" ctl apply -f "$STATE/lab.yaml" --wait --timeout 3m || exit 1
 : > "$STATE/twice"; touch "$STATE/watching"
 watch_twice & watcher=$!
 check "their records are whole" records_hold
+asking=() emptied=0
 for ((round = 1; round <= ROUNDS; round++)); do one_round || break; done
 rm "$STATE/watching"; wait $watcher
 moves=$(ctl get migrations -o json | jq -r 'map(.state) | group_by(.) | map("\(length) \(.[0])") | join(", ")')
-echo "      of the last moves: $moves; hosts lost: $(ctl get events -o json | jq '[.[] | select(.kind == "host" and .reason == "Lost")] | length')"
+echo "      of the last moves: $moves; drained to the end: $emptied; hosts lost: $(ctl get events -o json | jq '[.[] | select(.kind == "host" and .reason == "Lost")] | length')"
 check "delete" ctl delete c --wait
 finish

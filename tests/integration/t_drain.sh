@@ -5,6 +5,7 @@
 . "$(dirname "$0")/lib.sh"
 
 INTERVAL=100 # ms between two pings of one guest
+NOISE=1000   # ms for which this machine may be silent by itself, at most, for the pings to tell anything
 
 # On other hosts from the beginning; the first pings.
 cat > "$STATE/first.yaml" <<'Y'
@@ -40,8 +41,8 @@ hosts_of() { ctl get guests -d d -o json | jq -r "[.[] | select(.name | test(\"^
 
 testbed_up 3
 images
-fast=${FAST:-build/kernel/linux-fast} limit=180
-if [ -x "$fast" ]; then check "kernel fast is added" ctl kernel add "$fast" --name fast; limit=60; fi
+fast_kernel "a drain at its pace"
+if has_fast; then limit=60; else limit=180; fi
 check "the pinger is built" gcc -std=gnu11 -O2 -static -o "$STATE/pinger" tests/integration/pinger.c || exit 1
 
 check "the first guests start on h2 and h3" ctl apply -f "$STATE/first.yaml" --wait --timeout ${limit}s || exit 1
@@ -117,7 +118,11 @@ awk -v OFS='\t' 'FILENAME ~ /pings$/ {gap[$1] = $4; next} FILENAME ~ /stops$/ {s
 margin=$((2 * INTERVAL + noise))
 equal "30 guests have moved, once" "30 30" "$(awk '$3 == 1' "$STATE/stops" | wc -l) $(moves '.state == "done" and .drain')"
 awk '{d = $2 - $3; if (d > w) w = d; if ($2 > g) g = $2; s += $3; n++} END {printf "  (longest silence %d ms, mean standstill %d ms, at most %d ms apart; those that stayed were silent for up to %d ms)\n", g, s / n, w, '"$noise"'}' "$STATE/silence"
-equal "none was silent for longer than its standstill and $margin ms" "" "$(awk -v m=$margin '$2 > $3 + m' "$STATE/silence")"
+if [ "$noise" -le $NOISE ]; then
+	equal "none was silent for longer than its standstill and $margin ms" "" "$(awk -v m=$margin '$2 > $3 + m' "$STATE/silence")"
+else
+	skip "how long guests were silent: so were those that did not move, for $noise ms"
+fi
 equal "who was not there was not touched" "$before" "$(ctl get guests -d d -o json | jq -c '[.[] | select(.name | test("^d/(probe|y-|z)")) | [.name, .epoch, .started_at]]')"
 echo "  ($drained s for the whole)"
 

@@ -5,9 +5,8 @@
 #   KERNELS="FILE ..."  more kernels for the lab of all kernels, say 6.12 and 6.1 (--source)
 . "$(dirname "$0")/lib.sh"
 . "$ROOT/tests/bench/density.sh"
-fast=${FAST:-build/kernel/linux-fast}
 read -ra files <<< "${KERNELS:-}"
-[ ! -x "$fast" ] || files+=("$fast")
+! has_fast || files+=("$FAST")
 testbed_up 2 --memory 64G
 images
 
@@ -15,7 +14,7 @@ images
 names=(debian)
 for k in "${files[@]}"; do
 	n=k$("$k" --version | tr . -)
-	[ "$k" != "$fast" ] || n=fast
+	[ "$k" != "$FAST" ] || n=fast
 	check "kernel $n is added" ctl kernel add "$k" --name "$n" && names+=("$n")
 done
 release_of() { ctl get kernels "$1" -o json | jq -r '.[0].release'; }
@@ -40,12 +39,12 @@ check "delete the lab" ctl delete all --wait
 
 # ------------------------------------------------------------ guest/kernel/patches
 # They are made for 7.x; the recipe says so where it leaves one out.
-if [ ! -x "$fast" ]; then
-	echo "      the kernel 'fast' is not built: nothing to be seen of its patches"
+if ! has_fast; then
+	no_fast "its patches"
 	finish
 fi
 case $(release_of fast) in
-[0-6].*) echo "      the patches of guest/kernel are for 7.x, this is $(release_of fast)"; finish ;;
+[0-6].*) skip "the patches of guest/kernel are for 7.x, this is $(release_of fast)"; finish ;;
 esac
 cat > "$STATE/idle.yaml" <<'Y'
 name: idle

@@ -4,15 +4,14 @@
 # build/kernel/linux-fast), else Debian's.  What a kernel says it has (its features) works.
 # ROOTFS=FOLDER: use that one and do not make it.
 . "$(dirname "$0")/lib.sh"
-fast=${FAST:-build/kernel/linux-fast}
 root=${ROOTFS:-$STATE/root}
 [ -d "$root" ] || check "debootstrap makes a root" debootstrap --variant=minbase \
 	--include=systemd-sysv,iproute2,nftables,iptables,wireguard-tools,iputils-ping,iputils-arping,iperf3,squashfs-tools,procps,kmod,udev \
 	bookworm "$root" || exit 1
 testbed_up 2
-if [ -x "$fast" ]; then
+fast_kernel "that it has what labs need" || exit 1
+if has_fast; then
 	kernel=fast
-	check "kernel fast" ctl kernel add "$fast" --name fast || exit 1
 else
 	kernel=debian
 	check "kernel debian" ctl kernel add /usr/bin/linux.uml --name debian --modules /usr/lib/uml/modules || exit 1
@@ -33,12 +32,12 @@ in_guest() { ctl exec "f/$1" -- sh -ec "$2"; }
 feature() {
 	# Of Debian's only what works without modules being loaded by hand: `fast` has all built in.
 	case $kernel:$1 in debian:mpls | debian:nftables | debian:nat | debian:multicast-routing)
-		echo "  $1: not looked at with Debian's kernel"
+		skip "$1: not looked at with Debian's kernel"
 		return ;;
 	esac
 	case $features in
 	*" $1 "*) check "$1: $2" in_guest "$3" "$4" ;;
-	*) [ $kernel = debian ] && echo "  Debian's kernel has no $1" || not_ok "the kernel fast has $1" ;;
+	*) [ $kernel = debian ] && skip "Debian's kernel has no $1" || not_ok "the kernel fast has $1" ;;
 	esac
 }
 pair() { in_guest a "$1"; in_guest b "$2"; }

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Kernels: what is read from a binary, stored, sent, shown, refused; guests of two
-# kernels in one lab.  The kernel `fast` takes part where it is built (FAST, default
-# build/kernel/linux-fast), else a copy of Debian's under another name and content.
+# kernels in one lab.  Where the kernel `fast` (FAST) is not built, a copy of Debian's under
+# another name and content stands in for it.
 . "$(dirname "$0")/lib.sh"
-fast=${FAST:-build/kernel/linux-fast}
+fast=$FAST
 testbed_up 2
 images
-if [ -x "$fast" ]; then
+if has_fast; then
 	check "kernel fast is added under its file's name" ctl kernel add "$fast"
 else
-	echo "  the kernel 'fast' is not built: a changed copy of Debian's stands in for it"
+	no_fast "kernels of two releases, \`kernel build\`; a changed copy of Debian's stands in for it"
 	{ cat /usr/bin/linux.uml; echo more; } > "$STATE/linux-fast"
 	chmod +x "$STATE/linux-fast"
 	fast=$STATE/linux-fast

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # What `clusterctl memory` says of guests, agents and the scheduler, against sums of /proc made
 # here; it follows what a guest uses; it costs nothing when nobody asks.
-#   FAST=FILE  (default build/kernel/linux-fast; else Debian's kernel)
+#   FAST=FILE  (default build/kernel/linux-fast; without it Debian's kernel)
 . "$(dirname "$0")/lib.sh"
 . "$ROOT/tests/bench/density.sh"
-fast=${FAST:-build/kernel/linux-fast}
 testbed_up 2
 images
 kernel=debian
-if [ -x "$fast" ]; then check "kernel fast" ctl kernel add "$fast" --name fast && kernel=fast; fi
+fast_kernel "what its guests hold, and that they sleep"
+! has_fast || kernel=fast
 cat > "$STATE/lab.yaml" <<Y
 name: m
 networks: {n: {subnet: 10.62.0.0/24}}

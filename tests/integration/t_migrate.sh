@@ -25,8 +25,7 @@ Y
 G=m/web # also for moves.sh
 testbed_up 3
 images
-fast=${FAST:-build/kernel/linux-fast}
-if [ -x "$fast" ]; then check "kernel fast is added" ctl kernel add "$fast" --name fast; fi
+fast_kernel "moves at its pace"
 check "a lab is ready" ctl apply -f "$STATE/lab.yaml" --wait --timeout 2m || exit 1
 
 uid=$(guest_json $G uid)

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # A guest is moved, and interrupted at every named step: source, target and scheduler end
 # at each of their crash points (docs/migration.md), the guest is killed, the network is
-# cut, both agents die.  The end is one whole guest on one side, and nothing else, soon.
-# With the programs of DEBUG=1, which have the points.
+# cut, both agents die, whole hosts are lost.  The end is one whole guest on one side, and
+# nothing else, soon.  With the programs of DEBUG=1, which have the points.
+#
+# Seconds at most: 1800
 export BIN=${DEBUG_BIN:-$(cd "$(dirname "$0")/../.." && pwd)/build/san/bin}
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/moves.sh"
@@ -16,6 +18,7 @@ guests:
   web:
     image: busybox
     memory: 64M
+    disk: 192M
     networks: [lan]
     run: |
 Y
@@ -25,8 +28,7 @@ Y
 G=m/web
 testbed_up 3
 images
-fast=${FAST:-build/kernel/linux-fast}
-if [ -x "$fast" ]; then check "kernel fast is added" ctl kernel add "$fast" --name fast; fi
+fast_kernel "moves at its pace"
 check "a lab is ready" ctl apply -f "$STATE/lab.yaml" --wait --timeout 2m || exit 1
 uid=$(guest_json $G uid)
 ctl exec $G -- dd if=/dev/urandom of=/big bs=1M count=4 conv=fsync 2> "$STATE/out"
@@ -124,6 +126,36 @@ kill_guest() { # HOST: all of it, as a crash
 	local runner; runner=$(pgrep -f -- "umlaut-guest --dir $(guest_dir "$1" "$uid")" | head -1)
 	[ -n "$runner" ] && pgrep -P "$runner" | xargs -r kill -KILL
 }
+# The target does not go on: its agent is stopped, and is to be continued.
+hold_last() {
+	local i
+	for i in 1 2 3; do
+		[ $i = 1 ] || next
+		ctl migrate $G --to "$to" && move_gets 20 $G 'freezing|last|starting|dropping|done'
+		kill -STOP "$(pid_of "$to")"
+		move_gets 10 $G last && return 0
+		kill -CONT "$(pid_of "$to")"
+		move_gets 60 $G 'done|failed'
+	done
+	return 1
+} > "$STATE/out" 2>&1
+# The hand-over is recorded, and the target was not told of it.
+hold_starting() {
+	local i scheduler
+	for i in 1 2 3; do
+		[ $i = 1 ] || next
+		ctl migrate $G --to "$to" && move_gets 20 $G 'freezing|last|starting|dropping|done'
+		scheduler=$(pid_of scheduler)
+		kill -STOP "$scheduler"
+		wait_until 10 test -s "$(move_dir "$to" "$(move_json $G number)")/sealed.pb" -o -e "$(guest_dir "$to" "$uid")"
+		kill -STOP "$(pid_of "$to")"
+		kill -CONT "$scheduler"
+		move_gets 5 $G starting && return 0
+		kill -CONT "$(pid_of "$to")"
+		move_gets 60 $G 'done|failed'
+	done
+	return 1
+} > "$STATE/out" 2>&1
 next
 ctl migrate $G --to "$to" --rate 1M > "$STATE/out"; move_gets 10 $G copying
 check "guest killed while copying" kill_guest "$from"
@@ -132,6 +164,14 @@ next
 ctl migrate $G --to "$to" > "$STATE/out"; move_gets 20 $G freezing
 check "guest killed while freezing" kill_guest "$from"
 settled "guest killed while freezing" 'done'
+# It has ended by then, at the source, and is not begun at the target: what may be left of
+# it is killed, and is no loss.
+next
+check "a move is in its last phase" hold_last
+equal "guest killed in the last phase: nothing runs of it" "" "$(instances)"
+kill_guest "$from"
+kill -CONT "$(pid_of "$to")"
+settled "guest killed in the last phase" 'done'
 next
 ctl migrate $G --to "$to" > "$STATE/out"
 check "guest killed while it starts" wait_until 20 kill_guest "$to"
@@ -175,31 +215,142 @@ for phase in copying freezing starting; do
 	done
 done
 
-# ------------------------------------------------------------ both agents die
-SIZE=16
+# The scheduler from one of the two, for longer than the lease; the two have each other.
+for phase in copying freezing starting; do
+	for who in source target; do
+		next
+		hold_at $phase
+		host=$(who_is $who)
+		bed block scheduler "$host"; bed block "$host" scheduler
+		sleep 7
+		bed unblock scheduler "$host"
+		settled "scheduler cut off from the $who for 7 s while $phase" 'done|failed'
+	done
+done
+
+# ------------------------------------------------------------ whole hosts are lost
+host_state() { [ "$(ctl get hosts "$1" -o json | jq -r '.[0].state')" = "$2" ]; }
+lose() { # HOST: all that runs there ends
+	check "$1 is lost" bed crash "$1"
+	wait_until 30 host_state "$1" lost || not_ok "$1 is shown as lost"
+}
+waits_for() { # TEXT HOST: and runs nowhere
+	equal "$1: the guest waits for $2" "lost $2" "$(guest_json $G state) $(host_of)"
+	equal "$1: it runs nowhere" "" "$(instances)"
+}
+# Runs under an epoch of its own on HOST, with its data.
+lives_on() { # TEXT HOST EPOCH_BEFORE
+	wait_until $BOUND runs_on "$2" || { not_ok "$1: it runs on $2"; ctl get guests; ctl get migrations; return 1; }
+	check "$1: under a newer epoch" test "$(guest_json $G epoch)" -gt "$3"
+	check "$1: it writes on $2, and no record is lost or repeated" whole_on "$2"
+	equal "$1: it has its file, name and addresses" "$file $identity" "$(sum) $(ctl get guests $G -o json | jq -c '.[0] | [.name, .uid, .networks]')"
+}
+hosts_lost() { # POLICY
+	local policy=$1 epoch text
+	if [ "$policy" = wait ]; then # with restart it is another guest then: at the end
+		text="source lost while copying ($policy)"
+		next
+		hold_at copying
+		lose "$from"
+		waits_for "$text" "$from"
+		check "$text: the move has failed" move_gets 20 $G failed
+		bed start "$from"
+		settled "$text" failed
+	fi
+
+	text="source lost while starting ($policy)"
+	next
+	epoch=$(guest_json $G epoch)
+	check "$text: a move is handed over" hold_starting
+	check "$text: all on it is killed" bed crash "$from"
+	kill -CONT "$(pid_of "$to")"
+	lives_on "$text" "$to" "$epoch"
+	check "$text: the move is done without it" move_gets 30 $G 'done'
+	bed start "$from"
+	settled "$text" 'done'
+
+	text="target lost while starting ($policy)"
+	next
+	epoch=$(guest_json $G epoch)
+	check "$text: a move is handed over" hold_starting
+	lose "$to"
+	if [ "$policy" = wait ]; then
+		waits_for "$text" "$to"
+		bed start "$to"
+		settled "$text" 'done'
+		return
+	fi
+	# The source still has it, whole, and the target never ran it.
+	lives_on "$text" "$from" "$epoch"
+	check "$text: the move has ended" wait_until 30 has_ended
+	bed start "$to"
+	all_up
+	check "$text: the target has nothing of it" wait_until 30 only_on "$from"
+	equal "$text: one instance" "$from $uid" "$(instances)"
+}
+hosts_lost wait
+sed 's/^    memory:/    on_host_loss: restart\n&/' "$STATE/lab.yaml" > "$STATE/restart.yaml"
+check "its policy is to start elsewhere" ctl apply -f "$STATE/restart.yaml" --wait --timeout 60s
+hosts_lost restart
+# Before the hand-over the whole disk is at the source alone: it begins anew elsewhere, and
+# what it wrote is kept.
+text="source lost while copying (restart)"
+check "$text: it has something to copy" ctl exec $G -- dd if=/dev/urandom of=/big bs=1M count=8 conv=fsync
 next
-check "it writes $SIZE MiB" ctl exec $G -- dd if=/dev/urandom of=/more bs=1M count=$SIZE conv=fsync
+hold_at copying
+lose "$from"
+elsewhere() { [ "$(host_of)" != "$from" ] && [ "$(guest_json $G ready)" = true ]; }
+check "$text: it is started elsewhere" wait_until $BOUND elsewhere
+check "$text: the move has failed" move_is $G failed
+equal "$text: from its image" no "$(ctl exec $G -- sh -c '[ -e /big ] && echo yes || echo no' | tr -d '\r')"
+where=$(host_of)
+bed start "$from"
+all_up
+check "$text: nothing of it or of the move is left elsewhere" wait_until 30 only_on "$where"
+equal "$text: one instance" "$where $uid" "$(instances)"
+check "$text: its old disk is kept" wait_until 30 sh -c "[ \"\$($BIN/clusterctl get orphans -o json | jq -r '.[] | \"\(.host) \(.state)\"')\" = '$from kept' ]"
+check "$text: until it is pruned" ctl prune --all
+check "its policy is to wait again" ctl apply -f "$STATE/lab.yaml" --wait --timeout 60s
+
+# ------------------------------------------------------------ both agents die
+# Late, and of bytes that do not shrink: one that began again would send nearly twice as much.
+SIZE=64
+next
+check "it writes $SIZE MiB" ctl exec $G -- dd if=/dev/urandom of=/big bs=1M count=$SIZE conv=fsync
+file=$(sum)
 received() { ip -n "$NAME-$to" -s -j link show eth0 | jq '.[0].stats64.rx.bytes'; }
 copied() { du -B1 "$(move_dir "$to" "$(move_json $G number)")/cow" 2> /dev/null | cut -f1; }
-half() { [ "$(copied)" -gt $((SIZE << 19)) ]; }
-before=$(received)
-whole=$(du -B1 "$(guest_dir "$from" "$uid")/cow" | cut -f1)
-ctl migrate $G --to "$to" --rate 4M > "$STATE/out"
-check "half of it is copied" wait_until 30 half
-bed kill "$from" "$to"
-bed start "$from" "$to"
-settled "both agents killed in the middle" 'done'
-sent=$(($(received) - before))
-check "both agents killed in the middle: it went on from there: $sent bytes were sent for $whole" test "$sent" -gt $((whole / 2)) -a "$sent" -lt $((whole * 150 / 100))
-
-# All three: nobody knows where the target is before it is back itself.
-next
-ctl migrate $G --to "$to" --rate 4M > "$STATE/out"
-check "half of it is copied again" wait_until 30 half
-bed kill scheduler "$from" "$to"
-bed start scheduler; bed start "$from"
-wait_until 10 sh -c "$BIN/clusterctl get hosts $from -o json | jq -e '.[0].state == \"up\"'"
-bed start "$to"
-settled "scheduler and both agents killed in the middle" 'done'
+most() { [ "$(copied)" -gt $((whole * 3 / 4)) ]; }
+from_up() { host_state "$from" up; }
+resumed() { # TEXT HOW: killed when three quarters are there
+	local text=$1 before sent
+	for _ in 1 2; do
+		next
+		before=$(received)
+		whole=$(du -B1 "$(guest_dir "$from" "$uid")/cow" | cut -f1)
+		ctl migrate $G --to "$to" --rate 8M > "$STATE/out"
+		check "$text: three quarters are copied" wait_until 60 most || return 1
+		check "$text: and not all of it" move_is $G copying
+		"$2"
+		settled "$text" 'done' || return 1
+		# Not when the machine was too slow for the lease: then once more.
+		if move_is $G 'done'; then
+			sent=$(($(received) - before))
+			check "$text: it went on from there: $sent bytes were sent for $whole" test "$sent" -gt $((whole / 2)) -a "$sent" -lt $((whole * 125 / 100))
+			return
+		fi
+	done
+	not_ok "$text: a host was taken for lost, twice"
+}
+both() { bed kill "$from" "$to"; bed start "$from" "$to"; }
+# Nobody knows where the target is before it is back itself.
+all_three() {
+	bed kill scheduler "$from" "$to"
+	bed start scheduler; bed start "$from"
+	wait_until 10 from_up
+	bed start "$to"
+}
+resumed "both agents killed late" both
+resumed "scheduler and both agents killed late" all_three
 check "delete" ctl delete m --wait
 finish

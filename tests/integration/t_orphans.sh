@@ -30,8 +30,7 @@ on_disk() {
 
 testbed_up 3
 images
-fast=${FAST:-build/kernel/linux-fast}
-[ ! -x "$fast" ] || check "kernel fast is added" ctl kernel add "$fast" --name fast
+fast_kernel "orphans of its guests"
 check "apply" ctl apply -f "$STATE/lab.yaml" --wait --timeout 180s || exit 1
 
 h=$(guest_json orph/r host) uid=$(guest_json orph/r uid) epoch=$(guest_json orph/r epoch)

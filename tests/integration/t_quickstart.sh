@@ -24,6 +24,29 @@ seconds quick; equal "a second run ends well" 0 $?
 echo "      the second run took $took s"
 check "and is quick" test "$took" -le 20
 
+# It says which kernel guests have, and how to get the other: without `fast`, with it beside
+# guests that have Debian's, and with guests that have it.
+debian=$(/usr/bin/linux.uml --version)
+check "it says that guests run Debian's kernel" grep -qF "guests run Debian's kernel ($debian)" "$STATE/out"
+check "and how 'fast' is had" grep -q "'make kernel' builds 'fast'" "$STATE/out"
+if has_fast; then
+	fast=$("$FAST" --version)
+	mkdir -p "$clone/build/kernel"
+	cp "$FAST" "$clone/build/kernel/linux-fast"
+	seconds quick; equal "with 'fast' there it ends well" 0 $?
+	check "it says that guests run Debian's still" grep -qF "guests run Debian's kernel ($debian)" "$STATE/out"
+	check "and that 'fast' is there" grep -qF "'fast' ($fast) is there now: " "$STATE/out"
+	check "but not to build it" sh -c "! grep -q 'make kernel' '$STATE/out'"
+	again=$(sed -n "s/.* is there now: \(.*\); .*/\1/p" "$STATE/out")
+	check "what to type: $again" sh -c "cd '$clone' && $again"
+	seconds quick; equal "then it ends well" 0 $?
+	check "and says that guests run 'fast'" grep -qF "guests run the kernel 'fast' ($fast)" "$STATE/out"
+	equal "which they do" "$fast" "$(cd "$clone" && build/bin/clusterctl exec hello/web-1 -- uname -r | tr -d '\r')"
+	echo "      the run with 'fast' took $took s"
+else
+	no_fast "the quick start with it"
+fi
+
 # The README's small lab, as it stands there.
 sed -n '/^## A small lab/,/^## /{/^```yaml/,/^```$/{/^```/d;p}}' "$clone/README.md" > "$clone/pair.yaml"
 check "the README has a lab" grep -q '^name: pair' "$clone/pair.yaml"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Programs are replaced in place, as a package manager does it, while guests ping each
-# other, somebody has a command running in one, and another moves: no guest notices.
+# other, somebody has a command running in one, and another moves: no guest notices, nor
+# does one that would be ended and started elsewhere were its host lost.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/moves.sh"
 cp -r "$BIN" "$STATE/bin"
 BIN=$STATE/bin
 OLD=$("$BIN/clusterctl" --version | cut -d' ' -f2) NEW=9.1.0 # the linker lets other texts share its tail
-fast=${FAST:-build/kernel/linux-fast}
 
 cat > "$STATE/lab.yaml" <<'Y'
 name: u
@@ -16,6 +16,7 @@ guests:
   a: {placement: {host: h1}}
   b: {placement: {host: h2}}
   m: {placement: {where: "host in (h1, h2)"}}
+  r: {count: 2, on_host_loss: restart, placement: {strategy: spread}}
 Y
 # A program of another version: a file of its own, renamed over the old one.
 replace() { # PROGRAM
@@ -23,7 +24,7 @@ replace() { # PROGRAM
 	chmod 755 "$BIN/$1.new"
 	mv "$BIN/$1.new" "$BIN/$1"
 }
-view() { ctl get guests u/a u/b -o json | jq -c 'map([.name, .host, .state, .ready, .epoch, .restarts, .started_at, .networks]) | sort'; }
+view() { ctl get guests u/a u/b u/r-1 u/r-2 -o json | jq -c 'map([.name, .host, .state, .ready, .epoch, .restarts, .started_at, .networks]) | sort'; }
 versions() { ctl get hosts -o json | jq -r 'sort_by(.name) | map(.agent_version) | join(" ")'; }
 hosts_up() { [ "$(ctl get hosts -o json | jq '[.[] | select(.state == "up")] | length')" = 2 ]; }
 pinged() { ctl exec u/a -- sh -c 'grep -c seq= /dev/shm/pings' | tr -d '\r'; }
@@ -34,7 +35,7 @@ goes_on() { # the pings: more than before
 
 testbed_up 2
 images
-if [ -x "$fast" ]; then check "kernel fast is added" ctl kernel add "$fast" --name fast; fi
+fast_kernel "an upgrade under its guests"
 equal "programs are of version" "$OLD $OLD" "$(versions)"
 check "a lab is ready" ctl apply -f "$STATE/lab.yaml" --wait --timeout 2m || exit 1
 ctl exec u/m -- dd if=/dev/urandom of=/root/big bs=1M count=6 conv=fsync > /dev/null 2>&1
