@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include "scheduler/core/move_int.h"
-#include "scheduler/core/run.h"
 
 #define ACTIVE_MAX 1024u
 #define ENDED_MAX 64u /* that are remembered */
@@ -117,7 +116,7 @@ void move_count_coming(struct core_move *m)
 	group_count_at(m->counted, m->held, 1);
 }
 
-static void uncount_coming(struct core_move *m)
+void move_uncount_coming(struct core_move *m)
 {
 	if (!m->counted)
 		return;
@@ -151,7 +150,7 @@ void move_release(struct core *core, struct core_move *m)
 
 static void let_go(struct core *core, struct core_move *m)
 {
-	uncount_coming(m);
+	move_uncount_coming(m);
 	if (!m->guest)
 		return;
 	m->guest->move = NULL;
@@ -209,6 +208,33 @@ void move_finish(struct core *core, struct core_move *m, uint64_t now, struct co
 		say(m, "Moved", false, out);
 }
 
+const struct core_move *move_handed_over(const struct core *core, const struct core_move *m)
+{
+	for (const struct core_move *o = core->moves; o && m->set; o = o->hh.next)
+		if (o->set == m->set && o->phase >= CORE_MOVE_START && o->phase <= CORE_MOVE_DONE &&
+			o->phase != CORE_MOVE_BACK)
+			return o;
+	return NULL;
+}
+
+/* Those that were to go with M stay with it; but when some are there by now, the others
+ * follow them. */
+static void back_together(
+	struct core *core, struct core_move *m, uint64_t now, struct core_out *out)
+{
+	struct core_move *o, *next;
+
+	if (!m->set || move_handed_over(core, m))
+		return;
+	HASH_ITER (hh, core->moves, o, next) {
+		if (o->set != m->set || !move_before_handover(o))
+			continue;
+		o->set = 0;
+		o->cancelled = m->cancelled;
+		move_back(core, o, now, out, "it moves together with %s, which stays", m->name);
+	}
+}
+
 void move_back(struct core *core, struct core_move *m, uint64_t now, struct core_out *out,
 	const char *fmt, ...)
 {
@@ -226,6 +252,7 @@ void move_back(struct core *core, struct core_move *m, uint64_t now, struct core
 	/* What a lost host has of it, it forgets when it is told everything anew. */
 	if (is_lost(core, m->target))
 		move_finish(core, m, now, out);
+	back_together(core, m, now, out);
 }
 
 /* What the source has is told to go, under the newest epoch. */
@@ -256,7 +283,7 @@ static void hand_over(struct core *core, struct core_move *m, uint64_t now, stru
 		move_back(core, m, now, out, "the copy is not equal to what it was made of");
 		return;
 	}
-	uncount_coming(m);
+	move_uncount_coming(m);
 	move_release(core, m);
 	netplan_leaving(guest, out);
 	guest_set_ready(guest, false);
@@ -278,47 +305,10 @@ static void hand_over(struct core *core, struct core_move *m, uint64_t now, stru
 	out_tell_guest(out, guest);
 	say(m, "HandedOver", false, out);
 	core->place_due = true;
+	core->drain_due |= m->counts;
 }
 
 /* ---------------------------------------------------------------- beginning, cancelling */
-
-static int choose(struct core *core, struct core_guest *guest, const char *to,
-	struct core_host **host, struct err *err)
-{
-	char text[CORE_REASON];
-	uint32_t penalty = 0;
-	enum refusal refusal;
-	struct run run;
-	int rc = 0;
-
-	*host = NULL;
-	/* The rules see the group as it will be: without this one where it is. */
-	guest_count_place(guest, -1);
-	run_begin(&run, core, guest->group, guest->host);
-	run.need.memory = guest->memory;
-	run.need.disk = guest->disk;
-	run.need.cpu = guest->cpu;
-	if (run.failed) {
-		rc = err_set(err, -ENOMEM, "memory is short");
-	} else if (*to) {
-		*host = host_get(core, to);
-		rules_least(&run);
-		refusal = run_judge(&run, *host, &penalty);
-		if (refusal != FITS)
-			rc = err_set(err, -EHOSTUNREACH, "host %s does not take guest %s: %s", to,
-				guest->name, refusal_text(refusal));
-	} else {
-		*host = run_next(&run, NULL);
-		if (!*host) {
-			run_explain(&run, text);
-			rc = err_set(
-				err, -EHOSTUNREACH, "guest %s cannot move: %s", guest->name, text);
-		}
-	}
-	run_end(&run);
-	guest_count_place(guest, 1);
-	return rc;
-}
 
 static int may_move(
 	const struct core *core, const struct core_guest *guest, const char *to, struct err *err)
@@ -345,30 +335,15 @@ static int may_move(
 	return 0;
 }
 
-int core_migrate(struct core *core, uint64_t uid, const struct core_migrate *how, uint64_t now,
-	struct core_migrate_plan *plan, struct core_out *out, struct err *err)
+static struct core_move *begin(struct core *core, struct core_guest *guest, struct core_host *host,
+	const struct core_migrate *how, uint64_t now, struct core_out *out)
 {
-	struct core_guest *guest;
-	struct core_host *host;
-	struct core_move *m;
-	int rc;
+	struct core_move *m = calloc(1, sizeof(*m));
 
-	HASH_FIND(hh, core->guests, &uid, sizeof(uid), guest);
-	rc = may_move(core, guest, how->to, err);
-	if (rc == 0)
-		rc = choose(core, guest, how->to, &host, err);
-	if (rc < 0)
-		return rc;
-	*plan = (struct core_migrate_plan){.number = 0};
-	(void)str_copy(plan->from, sizeof(plan->from), guest->host->name);
-	(void)str_copy(plan->to, sizeof(plan->to), host->name);
-	if (how->dry_run)
-		return 0;
-	m = calloc(1, sizeof(*m));
 	if (!m)
-		return err_set(err, -ENOMEM, "memory is short");
+		return NULL;
 	m->number = ++core->meta.next_epoch;
-	m->uid = uid;
+	m->uid = guest->uid;
 	m->guest = guest;
 	m->epoch = guest->epoch;
 	(void)str_copy(m->name, sizeof(m->name), guest->name);
@@ -378,23 +353,93 @@ int core_migrate(struct core *core, uint64_t uid, const struct core_migrate *how
 	m->max_downtime_ms = how->max_downtime_ms;
 	m->drain = how->drain;
 	m->started_at = m->heard_at = now;
+	m->heard = true;
 	guest->move = m;
 	HASH_ADD(hh, core->moves, number, sizeof(m->number), m);
 	move_hold(core, m, host, true);
 	move_count_coming(m);
 	drain_moving(core, m);
-	plan->number = m->number;
-	out_dirty(out, CORE_KIND_META, "meta");
 	dirty(m, out);
 	tell(m, m->target, out);
 	say(m, "Moving", false, out);
+	return m;
+}
+
+static void begin_all(struct core *core, const struct move_set *set, const struct core_migrate *how,
+	uint64_t now, struct core_migrate_plan *plan, struct core_out *out)
+{
+	for (size_t i = 0; i < set->count; i++) {
+		struct core_move *m = begin(core, set->guests[i], set->host, how, now, out);
+
+		if (!m) {
+			out->failed = true;
+			return;
+		}
+		if (!i)
+			plan->number = m->number;
+		else
+			plan->also[i - 1].number = m->number;
+		m->set = set->count > 1 ? plan->number : 0;
+	}
+	out_dirty(out, CORE_KIND_META, "meta");
 	trim(core, out);
+}
+
+/* Whoever has to go along may be kept from it as well. */
+static int may_move_all(const struct core *core, const struct move_set *set,
+	struct core_migrate_plan *plan, struct err *err)
+{
+	if (HASH_COUNT(core->moves) - core->moves_ended + set->count > ACTIVE_MAX)
+		return err_set(err, -EBUSY,
+			"%zu guests would move together, and %u at most move "
+			"at once",
+			set->count, ACTIVE_MAX);
+	if (set->count > 1)
+		plan->also = calloc(set->count - 1, sizeof(*plan->also));
+	if (set->count > 1 && !plan->also)
+		return err_set(err, -ENOMEM, "memory is short");
+	for (size_t i = 1; i < set->count; i++)
+		plan->also[plan->also_count++].uid = set->guests[i]->uid;
 	return 0;
+}
+
+void core_migrate_plan_free(struct core_migrate_plan *plan)
+{
+	free(plan->also);
+	plan->also = NULL;
+	plan->also_count = 0;
+}
+
+int core_migrate(struct core *core, uint64_t uid, const struct core_migrate *how, uint64_t now,
+	struct core_migrate_plan *plan, struct core_out *out, struct err *err)
+{
+	struct core_migrate_plan found = {.number = 0};
+	struct core_guest *guest;
+	struct move_set set;
+	int rc;
+
+	HASH_FIND(hh, core->guests, &uid, sizeof(uid), guest);
+	rc = may_move(core, guest, how->to, err);
+	if (rc == 0)
+		rc = move_choose(core, guest, how->to, &set, err);
+	if (rc < 0)
+		return rc;
+	rc = may_move_all(core, &set, &found, err);
+	if (rc == 0) {
+		(void)str_copy(found.from, sizeof(found.from), guest->host->name);
+		(void)str_copy(found.to, sizeof(found.to), set.host->name);
+		if (!how->dry_run)
+			begin_all(core, &set, how, now, &found, out);
+		*plan = found;
+	}
+	move_set_free(&set);
+	return rc;
 }
 
 int core_move_cancel(
 	struct core *core, uint64_t uid, uint64_t now, struct core_out *out, struct err *err)
 {
+	const struct core_move *over;
 	struct core_guest *guest;
 	struct core_move *m;
 
@@ -406,6 +451,12 @@ int core_move_cancel(
 	if (!move_before_handover(m))
 		return err_set(err, -EBUSY, "guest %s is on host %s by now: nothing to cancel",
 			m->name, m->target);
+	over = move_handed_over(core, m);
+	if (over)
+		return err_set(err, -EBUSY,
+			"guest %s moves together with %s, which is on host %s by now: nothing to "
+			"cancel",
+			m->name, over->name, over->target);
 	m->cancelled = true;
 	move_back(core, m, now, out, "cancelled by a user");
 	place_pending(core, now, out);
@@ -417,6 +468,21 @@ int core_move_cancel(
 static void to_phase(struct core_move *m, enum core_move_phase phase, struct core_out *out)
 {
 	m->phase = phase;
+	dirty(m, out);
+	tell(m, m->source, out);
+}
+
+void move_copy(struct core_move *m, struct core_out *out)
+{
+	m->ready = false;
+	to_phase(m, CORE_MOVE_COPY, out);
+}
+
+void move_set_rate(struct core_move *m, uint64_t rate, struct core_out *out)
+{
+	if (m->rate == rate)
+		return;
+	m->rate = rate;
 	dirty(m, out);
 	tell(m, m->source, out);
 }
@@ -450,11 +516,15 @@ static void source_says(
 		take_digest(m, seen);
 }
 
-static void target_says(
-	struct core_move *m, const struct core_move_seen *seen, struct core_out *out)
+static void target_says(struct core *core, struct core_move *m, const struct core_move_seen *seen,
+	struct core_out *out)
 {
-	if (m->phase == CORE_MOVE_PREPARE && seen->state == CORE_MOVE_IS_READY)
-		to_phase(m, CORE_MOVE_COPY, out);
+	/* Of a drain: when it is its turn (drain.c). */
+	m->ready = m->phase == CORE_MOVE_PREPARE && seen->state == CORE_MOVE_IS_READY;
+	if (m->ready && m->counts)
+		core->drain_due = true;
+	else if (m->ready)
+		move_copy(m, out);
 	m->sealed = seen->state == CORE_MOVE_IS_SEALED;
 	if (m->sealed)
 		take_digest(m, seen);
@@ -481,6 +551,7 @@ static void observe(struct core *core, const char *host, const struct core_move_
 		return;
 	}
 	m->heard_at = now;
+	m->heard = true;
 	if (m->phase == CORE_MOVE_BACK || m->phase == CORE_MOVE_DROP) {
 		/* The source is told when it has nothing any more (move_finish()). */
 		if (!seen->gone && (m->phase == CORE_MOVE_BACK || target))
@@ -501,7 +572,7 @@ static void observe(struct core *core, const char *host, const struct core_move_
 	if (source)
 		source_says(m, seen, now, out);
 	else
-		target_says(m, seen, out);
+		target_says(core, m, seen, out);
 	/* LAST: the source said that the guest has ended, under the epoch that it had. */
 	if (m->phase == CORE_MOVE_LAST && m->sealed)
 		hand_over(core, m, now, out);

@@ -135,6 +135,12 @@ void move_cancel_drain(
 	HASH_ITER (hh, core->moves, m, next) {
 		if (!m->drain || !move_before_handover(m) || !move_names(m->source, host->name))
 			continue;
+		/* With those that have left already it goes as well. */
+		if (move_handed_over(core, m)) {
+			if (m->ready)
+				move_copy(m, out);
+			continue;
+		}
 		m->cancelled = true;
 		move_back(core, m, now, out, "the emptying of %s was cancelled", host->name);
 	}
@@ -181,7 +187,9 @@ int core_load_move(struct core *core, const struct core_load_move *load, struct 
 	m->max_downtime_ms = load->max_downtime_ms;
 	m->drain = load->drain;
 	m->cancelled = load->cancelled;
+	m->set = load->set;
 	m->started_at = load->started_at;
+	m->heard = true;
 	m->frozen_at = load->frozen_at;
 	m->running_at = load->running_at;
 	m->ended_at = load->ended_at;
