@@ -378,6 +378,7 @@ struct core_dirty {
 	enum core_kind kind;
 	char key[CORE_NAME]; /* host or deployment name; guests' uids, moves' numbers, orphans'
 			      * epochs: 16 hex digits */
+	bool shown_only;     /* nothing of the record: only what users are shown of it */
 };
 
 enum core_action_kind {
@@ -461,8 +462,8 @@ int core_host_hello(struct core *core, const struct core_hostfacts *facts,
 	const struct core_observed *observed, size_t count, uint64_t now, uint64_t mono,
 	struct core_out *out, struct err *err);
 /* -ENOENT for a host that has not said hello since we started. */
-int core_heartbeat(
-	struct core *core, const char *host, uint64_t disk_free, uint64_t now, uint64_t mono);
+int core_heartbeat(struct core *core, const char *host, uint64_t disk_free, uint64_t now,
+	uint64_t mono, struct core_out *out);
 /* What changed on a host. */
 int core_observe(struct core *core, const char *host, const struct core_observed *observed,
 	size_t count, uint64_t now, struct core_out *out, struct err *err);

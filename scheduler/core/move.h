@@ -172,7 +172,9 @@ void move_left(struct core *core, const struct core_host *host, uint64_t uid, ui
 void move_hello(struct core *core, const struct core_host *host,
 	const struct core_observed *observed, size_t count, uint64_t now, struct core_out *out);
 void move_host_lost(struct core *core, struct core_host *host, uint64_t now, struct core_out *out);
-void move_tick(struct core *core, uint64_t now, struct core_out *out);
+void move_tick(struct core *core, uint64_t now, uint64_t mono, struct core_out *out);
+/* As core_slept(). */
+void move_slept(struct core *core, uint64_t ms);
 /* HOST is emptied: what is on its way there stays where it is. */
 void move_refuse_into(
 	struct core *core, const struct core_host *host, uint64_t now, struct core_out *out);

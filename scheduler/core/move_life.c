@@ -153,18 +153,28 @@ static bool is_up(const struct core *core, const char *name)
 	return host && host->state == CORE_HOST_UP;
 }
 
-void move_tick(struct core *core, uint64_t now, struct core_out *out)
+void move_slept(struct core *core, uint64_t ms)
+{
+	for (struct core_move *m = core->moves; m; m = m->hh.next)
+		m->silent_since += ms;
+}
+
+/* How long nothing was heard is told by the monotonic clock: the other one may be set. */
+void move_tick(struct core *core, uint64_t now, uint64_t mono, struct core_out *out)
 {
 	struct core_move *m, *next;
 
 	if (HASH_COUNT(core->moves) == core->moves_ended)
 		return;
 	HASH_ITER (hh, core->moves, m, next) {
-		/* The clock may have been set back; and nothing is heard before both are there. */
-		if (m->heard_at > now || !is_up(core, m->source) || !is_up(core, m->target))
-			m->heard_at = now;
+		/* Nothing is heard before both are there. */
+		if (m->heard || !is_up(core, m->source) || !is_up(core, m->target))
+			m->silent_since = mono;
+		m->heard = false;
+		if (!m->heard_at)
+			m->heard_at = now; /* of one that was loaded */
 		if ((m->phase == CORE_MOVE_FREEZE || m->phase == CORE_MOVE_LAST) &&
-			now - m->heard_at > SILENCE_MS)
+			mono > m->silent_since && mono - m->silent_since > SILENCE_MS)
 			move_back(core, m, now, out, "nothing was heard of it for %u s",
 				SILENCE_MS / 1000);
 	}

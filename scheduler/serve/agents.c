@@ -208,7 +208,12 @@ static bool keeps_lease(struct serve *s, const char *name, uint64_t disk_free)
 	/* After a restart the core has not heard of any host yet, and cannot be told now. */
 	if (s->stuck && host && host->state == CORE_HOST_JOINING)
 		return true;
-	return core_heartbeat(s->core, name, disk_free, proc_wall_ms(), proc_mono_ms()) == 0;
+	if (core_heartbeat(s->core, name, disk_free, proc_wall_ms(), proc_mono_ms(), &s->out) < 0)
+		return false;
+	/* It had been suspect.  Where nothing can be recorded that is said later. */
+	if (!s->stuck && (s->out.dirty_count || s->out.log_count))
+		commit_event(s, NULL, NULL, NULL, 0);
+	return true;
 }
 
 static void hello(struct serve *s, const struct peer *from, const Um__Envelope *env)

@@ -50,7 +50,7 @@ static void tick(struct world *w, const char *const *hosts, uint64_t ms)
 		w->now += 1000;
 		for (const char *const *h = hosts; *h; h++)
 			assert_int_equal(
-				core_heartbeat(w->core, *h, 1, w->now, w->now), 0);
+				core_heartbeat(w->core, *h, 1, w->now, w->now, &w->out), 0);
 		(void)core_tick(w->core, w->now, w->now, &w->out);
 		check(w);
 	}

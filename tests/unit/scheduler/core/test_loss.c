@@ -5,7 +5,7 @@
 static void silence(struct world *w, uint64_t ms)
 {
 	w->now += ms;
-	assert_int_equal(core_heartbeat(w->core, "h2", 0, w->now, w->now), 0);
+	assert_int_equal(core_heartbeat(w->core, "h2", 0, w->now, w->now, &w->out), 0);
 	(void)core_tick(w->core, w->now, w->now, &w->out);
 	check(w);
 }
