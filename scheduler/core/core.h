@@ -479,6 +479,8 @@ int core_cordon(struct core *core, const char *host, bool cordoned, uint64_t now
  * -ENOENT. */
 int core_host_remove(struct core *core, const char *host, bool force, uint64_t now,
 	struct core_out *out, struct err *err);
+/* Would it be?  The same errors. */
+int core_host_removable(const struct core *core, const char *host, bool force, struct err *err);
 
 enum core_op { CORE_UNCHANGED, CORE_CREATE, CORE_CHANGE, CORE_REPLACE, CORE_DELETE };
 struct core_plan_item {

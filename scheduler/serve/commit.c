@@ -139,6 +139,9 @@ static size_t collect(struct serve *s, struct arena *a, struct store_op *ops)
 		if (s->out.dirty[i].kind == CORE_KIND_DEPLOYMENT &&
 			!core_deployment(s->core, s->out.dirty[i].key))
 			labs_drop(s, s->out.dirty[i].key);
+	for (size_t i = 0; i < s->out.dirty_count; i++)
+		if (s->out.dirty[i].kind == CORE_KIND_HOST)
+			agents_host_changed(s, s->out.dirty[i].key);
 	return n;
 }
 
