@@ -40,7 +40,7 @@ static void give_back(struct look *l)
 
 static int look_at(struct look *l, struct core_guest *guest, struct err *err)
 {
-	struct move_set set;
+	struct move_set set = {.count = 0};
 	int rc;
 
 	if (guest->deleting || guest->evicted)

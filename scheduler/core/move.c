@@ -9,7 +9,6 @@
 
 #include "scheduler/core/move_int.h"
 
-#define ACTIVE_MAX 1024u
 #define ENDED_MAX 64u /* that are remembered */
 
 /* ---------------------------------------------------------------- reading */
@@ -58,7 +57,7 @@ bool core_move_into(const struct core_move *m, const char *host)
 
 /* ---------------------------------------------------------------- parts */
 
-static void dirty(const struct core_move *m, struct core_out *out)
+void move_dirty(const struct core_move *m, struct core_out *out)
 {
 	char key[CORE_NAME];
 
@@ -66,7 +65,7 @@ static void dirty(const struct core_move *m, struct core_out *out)
 	out_dirty(out, CORE_KIND_MOVE, key);
 }
 
-static void tell(const struct core_move *m, const char *host, struct core_out *out)
+void move_tell(const struct core_move *m, const char *host, struct core_out *out)
 {
 	struct core_action action = {
 		.kind = CORE_TELL_MOVE, .uid = m->uid, .epoch = m->epoch, .move = m->number};
@@ -75,7 +74,7 @@ static void tell(const struct core_move *m, const char *host, struct core_out *o
 	out_action(out, &action);
 }
 
-static void say(const struct core_move *m, const char *reason, bool warning, struct core_out *out)
+void move_say(const struct core_move *m, const char *reason, bool warning, struct core_out *out)
 {
 	out_log(out, "guest", m->name, reason, warning, m->target, "from %s to %s%s%s", m->source,
 		m->target, *m->reason ? ": " : "", m->reason);
@@ -177,7 +176,7 @@ void move_free_all(struct core *core)
 }
 
 /* The oldest of those that have ended make room. */
-static void trim(struct core *core, struct core_out *out)
+void move_trim(struct core *core, struct core_out *out)
 {
 	struct core_move *m, *next;
 
@@ -186,7 +185,7 @@ static void trim(struct core *core, struct core_out *out)
 			return;
 		if (core_move_active(m))
 			continue;
-		dirty(m, out);
+		move_dirty(m, out);
 		forget(core, m);
 	}
 }
@@ -201,11 +200,11 @@ void move_finish(struct core *core, struct core_move *m, uint64_t now, struct co
 					      : CORE_MOVE_FAILED;
 	m->ended_at = now;
 	core->moves_ended++;
-	dirty(m, out);
-	tell(m, m->source, out);
-	tell(m, m->target, out);
+	move_dirty(m, out);
+	move_tell(m, m->source, out);
+	move_tell(m, m->target, out);
 	if (m->phase == CORE_MOVE_DONE)
-		say(m, "Moved", false, out);
+		move_say(m, "Moved", false, out);
 }
 
 const struct core_move *move_handed_over(const struct core *core, const struct core_move *m)
@@ -245,10 +244,10 @@ void move_back(struct core *core, struct core_move *m, uint64_t now, struct core
 	va_end(ap);
 	m->phase = CORE_MOVE_BACK;
 	let_go(core, m);
-	dirty(m, out);
-	tell(m, m->source, out);
-	tell(m, m->target, out);
-	say(m, m->cancelled ? "MoveCancelled" : "MoveFailed", !m->cancelled, out);
+	move_dirty(m, out);
+	move_tell(m, m->source, out);
+	move_tell(m, m->target, out);
+	move_say(m, m->cancelled ? "MoveCancelled" : "MoveFailed", !m->cancelled, out);
 	/* What a lost host has of it, it forgets when it is told everything anew. */
 	if (is_lost(core, m->target))
 		move_finish(core, m, now, out);
@@ -263,9 +262,9 @@ void move_drop(struct core *core, struct core_move *m, uint64_t now, struct core
 	m->phase = CORE_MOVE_DROP;
 	m->running_at = now;
 	let_go(core, m);
-	dirty(m, out);
+	move_dirty(m, out);
 	out_tell_remove(out, m->source, m->uid, epoch);
-	tell(m, m->target, out);
+	move_tell(m, m->target, out);
 	if (is_lost(core, m->source))
 		move_finish(core, m, now, out);
 }
@@ -300,167 +299,12 @@ static void hand_over(struct core *core, struct core_move *m, uint64_t now, stru
 	m->phase = CORE_MOVE_START;
 	out_dirty(out, CORE_KIND_META, "meta");
 	out_dirty_guest(out, guest);
-	dirty(m, out);
+	move_dirty(m, out);
 	netplan_placed(guest, out);
 	out_tell_guest(out, guest);
-	say(m, "HandedOver", false, out);
+	move_say(m, "HandedOver", false, out);
 	core->place_due = true;
 	core->drain_due |= m->counts;
-}
-
-/* ---------------------------------------------------------------- beginning, cancelling */
-
-static int may_move(
-	const struct core *core, const struct core_guest *guest, const char *to, struct err *err)
-{
-	if (!guest || guest->deleting)
-		return err_set(err, -ENOENT, "no such guest");
-	if (!guest->host)
-		return err_set(err, -EBUSY, "guest %s has no host yet", guest->name);
-	if (guest->evicted)
-		return err_set(err, -EBUSY, "guest %s gives way to others", guest->name);
-	if (guest->move)
-		return err_set(err, -EBUSY,
-			"guest %s moves already, to %s ('clusterctl migrate %s --cancel' ends it)",
-			guest->name, guest->move->target, guest->name);
-	if (guest->host->state == CORE_HOST_LOST || guest->host->state == CORE_HOST_JOINING)
-		return err_set(err, -EBUSY, "guest %s: its host %s is %s", guest->name,
-			guest->host->name, core_host_state_name(guest->host->state));
-	if (*to && !host_get(core, to))
-		return err_set(err, -ENOENT, "no host '%s'", to);
-	if (move_names(guest->host->name, to))
-		return err_set(err, -EBUSY, "guest %s is on host %s", guest->name, to);
-	if (HASH_COUNT(core->moves) - core->moves_ended >= ACTIVE_MAX)
-		return err_set(err, -EBUSY, "%u guests are moving already", ACTIVE_MAX);
-	return 0;
-}
-
-static struct core_move *begin(struct core *core, struct core_guest *guest, struct core_host *host,
-	const struct core_migrate *how, uint64_t now, struct core_out *out)
-{
-	struct core_move *m = calloc(1, sizeof(*m));
-
-	if (!m)
-		return NULL;
-	m->number = ++core->meta.next_epoch;
-	m->uid = guest->uid;
-	m->guest = guest;
-	m->epoch = guest->epoch;
-	(void)str_copy(m->name, sizeof(m->name), guest->name);
-	(void)str_copy(m->source, sizeof(m->source), guest->host->name);
-	(void)str_copy(m->target, sizeof(m->target), host->name);
-	m->rate = how->rate;
-	m->max_downtime_ms = how->max_downtime_ms;
-	m->drain = how->drain;
-	m->started_at = m->heard_at = now;
-	m->heard = true;
-	guest->move = m;
-	HASH_ADD(hh, core->moves, number, sizeof(m->number), m);
-	move_hold(core, m, host, true);
-	move_count_coming(m);
-	drain_moving(core, m);
-	dirty(m, out);
-	tell(m, m->target, out);
-	say(m, "Moving", false, out);
-	return m;
-}
-
-static void begin_all(struct core *core, const struct move_set *set, const struct core_migrate *how,
-	uint64_t now, struct core_migrate_plan *plan, struct core_out *out)
-{
-	for (size_t i = 0; i < set->count; i++) {
-		struct core_move *m = begin(core, set->guests[i], set->host, how, now, out);
-
-		if (!m) {
-			out->failed = true;
-			return;
-		}
-		if (!i)
-			plan->number = m->number;
-		else
-			plan->also[i - 1].number = m->number;
-		m->set = set->count > 1 ? plan->number : 0;
-	}
-	out_dirty(out, CORE_KIND_META, "meta");
-	trim(core, out);
-}
-
-/* Whoever has to go along may be kept from it as well. */
-static int may_move_all(const struct core *core, const struct move_set *set,
-	struct core_migrate_plan *plan, struct err *err)
-{
-	if (HASH_COUNT(core->moves) - core->moves_ended + set->count > ACTIVE_MAX)
-		return err_set(err, -EBUSY,
-			"%zu guests would move together, and %u at most move "
-			"at once",
-			set->count, ACTIVE_MAX);
-	if (set->count > 1)
-		plan->also = calloc(set->count - 1, sizeof(*plan->also));
-	if (set->count > 1 && !plan->also)
-		return err_set(err, -ENOMEM, "memory is short");
-	for (size_t i = 1; i < set->count; i++)
-		plan->also[plan->also_count++].uid = set->guests[i]->uid;
-	return 0;
-}
-
-void core_migrate_plan_free(struct core_migrate_plan *plan)
-{
-	free(plan->also);
-	plan->also = NULL;
-	plan->also_count = 0;
-}
-
-int core_migrate(struct core *core, uint64_t uid, const struct core_migrate *how, uint64_t now,
-	struct core_migrate_plan *plan, struct core_out *out, struct err *err)
-{
-	struct core_migrate_plan found = {.number = 0};
-	struct core_guest *guest;
-	struct move_set set;
-	int rc;
-
-	HASH_FIND(hh, core->guests, &uid, sizeof(uid), guest);
-	rc = may_move(core, guest, how->to, err);
-	if (rc == 0)
-		rc = move_choose(core, guest, how->to, &set, err);
-	if (rc < 0)
-		return rc;
-	rc = may_move_all(core, &set, &found, err);
-	if (rc == 0) {
-		(void)str_copy(found.from, sizeof(found.from), guest->host->name);
-		(void)str_copy(found.to, sizeof(found.to), set.host->name);
-		if (!how->dry_run)
-			begin_all(core, &set, how, now, &found, out);
-		*plan = found;
-	}
-	move_set_free(&set);
-	return rc;
-}
-
-int core_move_cancel(
-	struct core *core, uint64_t uid, uint64_t now, struct core_out *out, struct err *err)
-{
-	const struct core_move *over;
-	struct core_guest *guest;
-	struct core_move *m;
-
-	HASH_FIND(hh, core->guests, &uid, sizeof(uid), guest);
-	m = guest ? guest->move : NULL;
-	if (!m)
-		return err_set(
-			err, -ENOENT, "guest %s does not move", guest ? guest->name : "(unknown)");
-	if (!move_before_handover(m))
-		return err_set(err, -EBUSY, "guest %s is on host %s by now: nothing to cancel",
-			m->name, m->target);
-	over = move_handed_over(core, m);
-	if (over)
-		return err_set(err, -EBUSY,
-			"guest %s moves together with %s, which is on host %s by now: nothing to "
-			"cancel",
-			m->name, over->name, over->target);
-	m->cancelled = true;
-	move_back(core, m, now, out, "cancelled by a user");
-	place_pending(core, now, out);
-	return 0;
 }
 
 /* ---------------------------------------------------------------- what agents say */
@@ -468,8 +312,8 @@ int core_move_cancel(
 static void to_phase(struct core_move *m, enum core_move_phase phase, struct core_out *out)
 {
 	m->phase = phase;
-	dirty(m, out);
-	tell(m, m->source, out);
+	move_dirty(m, out);
+	move_tell(m, m->source, out);
 }
 
 void move_copy(struct core_move *m, struct core_out *out)
@@ -483,8 +327,8 @@ void move_set_rate(struct core_move *m, uint64_t rate, struct core_out *out)
 	if (m->rate == rate)
 		return;
 	m->rate = rate;
-	dirty(m, out);
-	tell(m, m->source, out);
+	move_dirty(m, out);
+	move_tell(m, m->source, out);
 }
 
 static void take_digest(struct core_move *m, const struct core_move_seen *seen)
@@ -503,14 +347,14 @@ static void source_says(
 	m->numbers = seen->numbers;
 	if (m->phase == CORE_MOVE_COPY && state == CORE_MOVE_IS_SMALL) {
 		to_phase(m, CORE_MOVE_FREEZE, out);
-		say(m, "Freezing", false, out);
+		move_say(m, "Freezing", false, out);
 	} else if (m->phase == CORE_MOVE_FREEZE &&
 		   (state == CORE_MOVE_IS_FROZEN || state == CORE_MOVE_IS_SEALED)) {
 		m->frozen_at = seen->frozen_at ? seen->frozen_at : now;
 		m->phase = CORE_MOVE_LAST;
-		dirty(m, out);
+		move_dirty(m, out);
 	} else {
-		dirty(m, out); /* for those who watch */
+		move_dirty(m, out); /* for those who watch */
 	}
 	if (state == CORE_MOVE_IS_SEALED)
 		take_digest(m, seen);
@@ -547,7 +391,7 @@ static void observe(struct core *core, const char *host, const struct core_move_
 	}
 	if ((!target && !source) || !core_move_active(m)) {
 		if (!seen->gone)
-			tell(m ? m : &unknown, host, out);
+			move_tell(m ? m : &unknown, host, out);
 		return;
 	}
 	m->heard_at = now;
@@ -555,7 +399,7 @@ static void observe(struct core *core, const char *host, const struct core_move_
 	if (m->phase == CORE_MOVE_BACK || m->phase == CORE_MOVE_DROP) {
 		/* The source is told when it has nothing any more (move_finish()). */
 		if (!seen->gone && (m->phase == CORE_MOVE_BACK || target))
-			tell(m, host, out);
+			move_tell(m, host, out);
 		return;
 	}
 	if (!move_before_handover(m))

@@ -16,6 +16,12 @@ static inline bool move_names(const char *a, const char *b)
 	return strcmp(a, b) == 0;
 }
 
+/* Its record; what a host is told of it; what people are. */
+void move_dirty(const struct core_move *m, struct core_out *out);
+void move_tell(const struct core_move *m, const char *host, struct core_out *out);
+void move_say(const struct core_move *m, const char *reason, bool warning, struct core_out *out);
+/* The oldest of those that have ended make room. */
+void move_trim(struct core *core, struct core_out *out);
 struct core_move *move_find(const struct core *core, uint64_t number);
 /* Reserves on HOST what the guest needs: ALL of it, or its disk. */
 void move_hold(struct core *core, struct core_move *m, struct core_host *host, bool all);
