@@ -303,6 +303,26 @@ static const struct core_host *host_for(const struct serve *s, const struct core
 	return NULL;
 }
 
+static uint32_t group_on(
+	const struct core_host *h, const struct core_deployment *d, const char *name)
+{
+	const struct core_guest *g;
+	uint32_t count = 0;
+
+	DL_FOREACH2(h->guests, g, host_next)
+	count += g->deployment == d && g->group && strcmp(g->group->spec.name, name) == 0;
+	return count;
+}
+
+/* Where a lab was changed they may be apart, and stay so. */
+static bool is_beside(const struct core_host *h, const struct core_group *group, const char *other)
+{
+	uint32_t own = group_on(h, group->deployment, group->spec.name),
+		 there = group_on(h, group->deployment, other);
+
+	return !own || there > (strcmp(group->spec.name, other) == 0 ? 1u : 0u);
+}
+
 /* Of guests that want nothing but to be with one another: one that takes all of the
  * deployment that are on FROM. */
 static const struct core_host *host_for_all(const struct serve *s, const struct core_guest *g)
@@ -318,7 +338,8 @@ static const struct core_host *host_for_all(const struct serve *s, const struct 
 			(r && (r->expr_count || r->spread_count || r->exclusive)))
 			return NULL;
 		for (size_t i = 0; r && i < r->affinity_count; i++)
-			if (r->affinities[i].apart || *r->affinities[i].over)
+			if (r->affinities[i].apart || *r->affinities[i].over ||
+				!is_beside(from, group, r->affinities[i].guest))
 				return NULL;
 	}
 	DL_FOREACH2(from->guests, other, host_next)
