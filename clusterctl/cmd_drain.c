@@ -25,9 +25,14 @@ struct drain {
 	uint32_t moved;
 	uint64_t started_at; /* wall clock of the scheduler */
 	char line[256];
-	bool over, cancelled;
+	bool over, cancelled, patient, stuck;
+	/* Passes after which nobody of these can leave. */
+	uint64_t pass;
+	uint32_t passes, left;
 	int rc;
 };
+
+#define PASSES 2u /* by which nobody got away, before waiting ends */
 
 /* ---------------------------------------------------------------- the answer */
 
@@ -141,6 +146,22 @@ static void watch_moves(void *arg)
 	}
 }
 
+/* Nobody moves, and no host took any of them, again and again: without a time to wait for
+ * it, that may be so for ever. */
+static bool is_stuck(struct drain *d, const Um__HostInfo *h)
+{
+	const Um__HostDrain *r = h->drain;
+
+	if (h->guests != d->left)
+		d->passes = 0;
+	d->left = h->guests;
+	if (d->patient || r->moving || r->stuck < h->guests || !r->retry_at ||
+		r->retry_at == d->pass || strcmp(h->state, "lost") == 0)
+		return false;
+	d->pass = r->retry_at;
+	return ++d->passes >= PASSES;
+}
+
 /* True when there is nothing more to wait for. */
 static bool take_host(struct drain *d, const Um__HostInfo *h)
 {
@@ -161,7 +182,8 @@ static bool take_host(struct drain *d, const Um__HostInfo *h)
 	if (strcmp(line, d->line) != 0)
 		(void)fprintf(stderr, "%s\n", line);
 	(void)str_copy(d->line, sizeof(d->line), line);
-	return false;
+	d->stuck = is_stuck(d, h);
+	return d->stuck;
 }
 
 static int on_host(void *arg, const Um__Envelope *env)
@@ -187,10 +209,40 @@ static void on_late(void *arg)
 	loop_stop(d->ctl->loop);
 }
 
+static int on_look(void *arg, const Um__Envelope *env)
+{
+	(void)arg;
+	if (env->body_case != UM__ENVELOPE__BODY_DRAIN_REPLY)
+		return -EPROTO;
+	for (size_t i = 0; i < env->drain_reply->n_items; i++)
+		if (env->drain_reply->items[i]->error)
+			(void)fprintf(stderr, "%s\n", env->drain_reply->items[i]->error->message);
+	return 0;
+}
+
+/* Who cannot leave, each with its reason. */
+static int say_stuck(struct drain *d)
+{
+	Um__DrainRequest r = UM__DRAIN_REQUEST__INIT;
+	Um__Envelope env = wire_env(0);
+
+	r.host = (char *)(uintptr_t)d->host;
+	r.dry_run = true;
+	env.body_case = UM__ENVELOPE__BODY_DRAIN_REQUEST;
+	env.drain_request = &r;
+	(void)ctl_call(d->ctl, &env, CALL_MS, on_look, NULL, NULL);
+	return ctl_fail(EXIT_FAILED,
+		"%s is not empty: %u moved, %u cannot leave; they run on and are tried again "
+		"('clusterctl drain %s --cancel' ends that)",
+		d->host, d->moved, d->left, d->host);
+}
+
 static int how_it_ended(struct drain *d, uint64_t began)
 {
 	char took[UNITS_TEXT];
 
+	if (d->stuck)
+		return say_stuck(d);
 	if (d->cancelled)
 		return ctl_fail(EXIT_FAILED,
 			"%s is not emptied any more: somebody else asked for it", d->host);
@@ -274,6 +326,7 @@ int cmd_drain(struct ctl *ctl, int argc, char **argv)
 		return ctl_usage(ctl, "--timeout '%s' is not a duration", timeout);
 	if (timeout && !d.wait)
 		return ctl_usage(ctl, "--timeout goes with --wait");
+	d.patient = timeout != NULL;
 	rc = ctl_connect(ctl);
 	if (rc)
 		return rc;

@@ -1,4 +1,5 @@
 /* start, stop, restart, cordon, uncordon, host, token, version. */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -7,6 +8,29 @@
 
 #define CALL_MS 60000u
 
+/* What came of it, where the scheduler says so. */
+static int on_ok(void *arg, const Um__Envelope *env)
+{
+	int *rc = arg;
+
+	if (env->body_case != UM__ENVELOPE__BODY_OK)
+		return -EPROTO;
+	for (size_t i = 0; i < env->ok->n_done; i++)
+		(void)puts(env->ok->done[i]);
+	(void)fflush(stdout);
+	for (size_t i = 0; i < env->ok->n_failed; i++)
+		*rc = ctl_fail(EXIT_FAILED, "%s", env->ok->failed[i]);
+	return 0;
+}
+
+static int act(struct ctl *ctl, Um__Envelope *env)
+{
+	struct err err = ERR_INIT;
+	int done = EXIT_OK;
+
+	return ctl_call(ctl, env, CALL_MS, on_ok, &done, &err) < 0 ? ctl_fail_err(&err) : done;
+}
+
 static int guest_verb(struct ctl *ctl, int argc, char **argv, Um__GuestVerb verb)
 {
 	bool recover = verb == UM__GUEST_VERB__GUEST_RECOVER, discard = false;
@@ -14,7 +38,6 @@ static int guest_verb(struct ctl *ctl, int argc, char **argv, Um__GuestVerb verb
 		{recover ? OPT_FLAG : OPT_END, "discard-disk", 0, &discard}, OPT_LAST};
 	Um__Envelope env = wire_env(0);
 	Um__GuestAction r = UM__GUEST_ACTION__INIT;
-	struct err err = ERR_INIT;
 	int n = opt_parse(ctl, argc, argv, opts, NULL), rc;
 
 	if (n < 0)
@@ -23,8 +46,8 @@ static int guest_verb(struct ctl *ctl, int argc, char **argv, Um__GuestVerb verb
 		return ctl_usage(ctl, "which guest? (DEPLOYMENT/GUEST, or 'DEPLOYMENT/*' for all)");
 	if (recover && !discard)
 		return ctl_usage(ctl, "what is on its disk stays on the lost host, for as long as "
-				      "that has it: say "
-				      "--discard-disk to start it elsewhere without");
+				      "that has it: say --discard-disk to start it elsewhere "
+				      "without, when you know that the host is off");
 	rc = ctl_connect(ctl);
 	if (rc)
 		return rc;
@@ -33,7 +56,7 @@ static int guest_verb(struct ctl *ctl, int argc, char **argv, Um__GuestVerb verb
 	r.verb = verb;
 	env.body_case = UM__ENVELOPE__BODY_GUEST_ACTION;
 	env.guest_action = &r;
-	return ctl_call(ctl, &env, CALL_MS, NULL, NULL, &err) < 0 ? ctl_fail_err(&err) : EXIT_OK;
+	return act(ctl, &env);
 }
 
 int cmd_start(struct ctl *ctl, int argc, char **argv)
@@ -60,7 +83,6 @@ static int host_verb(struct ctl *ctl, char **hosts, size_t count, Um__HostVerb v
 {
 	Um__Envelope env = wire_env(0);
 	Um__HostAction r = UM__HOST_ACTION__INIT;
-	struct err err = ERR_INIT;
 	int rc = ctl_connect(ctl);
 
 	if (rc)
@@ -71,7 +93,7 @@ static int host_verb(struct ctl *ctl, char **hosts, size_t count, Um__HostVerb v
 	r.force = force;
 	env.body_case = UM__ENVELOPE__BODY_HOST_ACTION;
 	env.host_action = &r;
-	return ctl_call(ctl, &env, CALL_MS, NULL, NULL, &err) < 0 ? ctl_fail_err(&err) : EXIT_OK;
+	return act(ctl, &env);
 }
 
 static int cordon(struct ctl *ctl, int argc, char **argv, Um__HostVerb verb)

@@ -146,8 +146,14 @@ const struct verb verbs[] = {
 		"usage: clusterctl recover GUEST... --discard-disk\n"
 		"\n"
 		"For guests that wait for their host (persistent, or on_host_loss: wait or none).\n"
-		"They start from their image on another host. When the lost host comes back, what\n"
-		"it has of them is ended.\n"},
+		"They start from their image on another host.  When the lost host comes back, "
+		"what\n"
+		"it has of them is ended at once, and its disk kept ('get orphans').\n"
+		"\n"
+		"Nobody but you can know that the host is off.  If it is only cut off, the guest\n"
+		"may still run there, and then runs twice, until the host is back.  "
+		"'DEPLOYMENT/*'\n"
+		"is all guests of a deployment whose host is lost.\n"},
 	{"migrate", "move guests to other hosts, with their disks", cmd_migrate,
 		"usage: clusterctl migrate GUEST... [--to HOST] [--rate SIZE] [--max-downtime "
 		"TIME]\n"
@@ -155,7 +161,8 @@ const struct verb verbs[] = {
 		"\n"
 		"With their disks.  A guest runs while its disk is copied, is shut down for the\n"
 		"last of it, and starts on the other host; what it wrote is there, its memory is\n"
-		"not.  Without --to, each goes where its own rules place it.\n"
+		"not.  Without --to, each goes where its own rules place it.  Guests that have to\n"
+		"be with it (`placement: with`), and would be left behind, go along.\n"
 		"\n"
 		"  -t, --to HOST            there, if its rules allow it\n"
 		"      --rate SIZE          at most so many bytes a second, for each\n"
@@ -181,9 +188,12 @@ const struct verb verbs[] = {
 		"      --parallel N         moves at once (4)\n"
 		"      --rate SIZE          at most so many bytes a second, for all together\n"
 		"      --max-downtime TIME  aimed at for the last copy of each (300ms)\n"
-		"      --dry-run            only say where each would go\n"
+		"      --dry-run            only say where each would go, one after the other\n"
 		"      --cancel             no more moves; those not handed over are put back\n"
-		"  -w, --wait               until nothing is left there\n"
+		"  -w, --wait               until nothing is left there; or, without --timeout, "
+		"until\n"
+		"                           nobody of the rest can leave, twice: says who, and "
+		"why\n"
 		"      --timeout TIME       not longer than this (exit status 4); the moves go on\n"
 		"\n"
 		"examples:\n"
@@ -223,7 +233,8 @@ const struct verb verbs[] = {
 		"guests\n"
 		"           are started elsewhere, from their images, also persistent ones; its "
 		"key\n"
-		"           is refused from now on\n"},
+		"           is refused from now on.  Make sure that it is off: if it is only cut\n"
+		"           off, they may run there as well until its agent is told\n"},
 	{"image", "build, add, list and remove images", cmd_image,
 		"usage: clusterctl image build busybox [--name NAME] [--size SIZE] [--replace]\n"
 		"       clusterctl image add NAME --from FOLDER|TAR|RAW [--size SIZE] [--replace]\n"

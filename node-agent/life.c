@@ -253,8 +253,9 @@ int life_adopt(struct guest *g, struct err *err)
 static void ask_stop(struct guest *g)
 {
 	const struct driver_ops *ops = g->agent->driver.ops;
-	/* What is removed with its disk need not write it cleanly. */
-	bool force = (g->gone && !g->keep_disk) || fence_cuts(g);
+	/* What is removed with its disk need not write it cleanly; and where the disk is kept
+	 * the guest runs elsewhere already, with the same addresses. */
+	bool force = g->gone || fence_cuts(g);
 	uint32_t timeout = g->assign && g->assign->spec->stop_timeout_ms
 				   ? g->assign->spec->stop_timeout_ms
 				   : LIFE_STOP_MS;

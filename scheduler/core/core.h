@@ -292,14 +292,16 @@ struct core_group {
 	uint32_t guest_count;
 	/* Of those placed, and of those that move, at their targets as well. */
 	struct core_counts on_hosts, on_domains;
-	uint32_t coming;			   /* the latter */
+	uint32_t coming; /* the latter; as many are on their way from somewhere */
 	struct core_guest *pending, *pending_last; /* by pending_next */
 	uint32_t pending_count;
 	/* While it has pending guests: not tried yet, or waiting for room. */
 	enum { CORE_NO_LIST, CORE_FRESH, CORE_WAITING } list;
 	struct core_group *wait_prev, *wait_next;
 	struct core_group *apart_prev, *apart_next;
-	bool apart;		   /* on that list */
+	struct core_group *with_prev, *with_next;
+	bool apart, with;	   /* on those lists */
+	bool marked;		   /* while a set is gathered (together.c) */
 	struct core_host *nominee; /* where room is being made for it */
 	const char *why;	   /* as its guests were told */
 	struct core_group *prev, *next;
@@ -313,6 +315,7 @@ struct core_deployment {
 	struct core_group *groups;
 	struct core_group *groups_by_name;
 	struct core_group *aparts; /* groups with a required rule to be apart, by apart_next */
+	struct core_group *withs;  /* and with one to be with others, by with_next */
 	struct core_network *networks_by_name; /* without those leaving */
 	uint32_t guest_count, ready_count, network_count;
 	bool deleting, gang;
@@ -346,11 +349,13 @@ struct core_guest {
 	const char *placed_because;
 	struct core_nic *nics;
 	uint32_t nic_count;
-	struct core_move *move; /* of it, under way; NULL: none (move.h) */
-	uint64_t from_move;	/* its disk came by this move, and it has not run since */
-	bool pending;		/* on its group's list of those that wait for a host */
+	struct core_move *move;	      /* of it, under way; NULL: none (move.h) */
+	struct core_orphan *expected; /* of it, by guest_next (orphan.h) */
+	uint64_t from_move;	      /* its disk came by this move, and it has not run since */
+	bool pending;		      /* on its group's list of those that wait for a host */
 	uint8_t troubles;
 	bool exclusive;
+	bool marked; /* while a set is looked at (together.c) */
 	struct core_guest *group_prev, *group_next;
 	struct core_guest *host_prev, *host_next;
 	struct core_guest *pending_prev, *pending_next;
@@ -373,6 +378,7 @@ struct core_dirty {
 	enum core_kind kind;
 	char key[CORE_NAME]; /* host or deployment name; guests' uids, moves' numbers, orphans'
 			      * epochs: 16 hex digits */
+	bool shown_only;     /* nothing of the record: only what users are shown of it */
 };
 
 enum core_action_kind {
@@ -456,8 +462,8 @@ int core_host_hello(struct core *core, const struct core_hostfacts *facts,
 	const struct core_observed *observed, size_t count, uint64_t now, uint64_t mono,
 	struct core_out *out, struct err *err);
 /* -ENOENT for a host that has not said hello since we started. */
-int core_heartbeat(
-	struct core *core, const char *host, uint64_t disk_free, uint64_t now, uint64_t mono);
+int core_heartbeat(struct core *core, const char *host, uint64_t disk_free, uint64_t now,
+	uint64_t mono, struct core_out *out);
 /* What changed on a host. */
 int core_observe(struct core *core, const char *host, const struct core_observed *observed,
 	size_t count, uint64_t now, struct core_out *out, struct err *err);
@@ -468,10 +474,13 @@ uint64_t core_tick(struct core *core, uint64_t now, uint64_t mono, struct core_o
 void core_slept(struct core *core, uint64_t ms, uint64_t mono);
 int core_cordon(struct core *core, const char *host, bool cordoned, uint64_t now,
 	struct core_out *out, struct err *err);
-/* Only a lost or joining host without guests and orphans; FORCE: a lost one with what it
- * has, its guests are placed again, from their images.  -EBUSY, -ENOENT. */
+/* Only a lost or joining host without guests and orphans; FORCE: one that was lost, and its
+ * margin is over, with what it has, its guests are placed again, from their images.  -EBUSY,
+ * -ENOENT. */
 int core_host_remove(struct core *core, const char *host, bool force, uint64_t now,
 	struct core_out *out, struct err *err);
+/* Would it be?  The same errors. */
+int core_host_removable(const struct core *core, const char *host, bool force, struct err *err);
 
 enum core_op { CORE_UNCHANGED, CORE_CREATE, CORE_CHANGE, CORE_REPLACE, CORE_DELETE };
 struct core_plan_item {

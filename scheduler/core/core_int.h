@@ -51,6 +51,8 @@ struct core {
 /* out.c */
 void out_dirty(struct core_out *out, enum core_kind kind, const char *key);
 void out_dirty_guest(struct core_out *out, const struct core_guest *guest);
+/* What is not stored of it changed: those who watch are told. */
+void out_shown(struct core_out *out, enum core_kind kind, const char *key);
 void out_action(struct core_out *out, const struct core_action *action);
 void out_tell_guest(struct core_out *out, const struct core_guest *guest);
 void out_tell_remove(struct core_out *out, const char *host, uint64_t uid, uint64_t epoch);

@@ -68,20 +68,29 @@ static int use_keys(struct core *core, const struct core_rules *rules, struct er
 	return rc;
 }
 
-static void list_apart(struct core_group *group)
+static bool has_affinity(const struct core_rules *rules, bool apart)
 {
-	const struct core_rules *rules = group->spec.rules;
-	bool apart = false;
-
 	for (size_t i = 0; rules && i < rules->affinity_count; i++)
-		apart |= rules->affinities[i].apart && !rules->affinities[i].preferred;
-	if (apart == group->apart)
-		return;
-	group->apart = apart;
-	if (apart)
+		if (rules->affinities[i].apart == apart && !rules->affinities[i].preferred)
+			return true;
+	return false;
+}
+
+/* Its rules on the lists of those by which others are judged too, or off them. */
+static void list_rules(struct core_group *group, const struct core_rules *rules)
+{
+	bool apart = has_affinity(rules, true), with = has_affinity(rules, false);
+
+	if (apart && !group->apart)
 		DL_APPEND2(group->deployment->aparts, group, apart_prev, apart_next);
-	else
+	else if (!apart && group->apart)
 		DL_DELETE2(group->deployment->aparts, group, apart_prev, apart_next);
+	if (with && !group->with)
+		DL_APPEND2(group->deployment->withs, group, with_prev, with_next);
+	else if (!with && group->with)
+		DL_DELETE2(group->deployment->withs, group, with_prev, with_next);
+	group->apart = apart;
+	group->with = with;
 }
 
 int group_set_spec(struct core *core, struct core_group *group, const struct core_groupspec *spec,
@@ -103,7 +112,7 @@ int group_set_spec(struct core *core, struct core_group *group, const struct cor
 	core_rules_free(group->spec.rules);
 	group->spec = *spec;
 	group->spec.rules = rules;
-	list_apart(group);
+	list_rules(group, rules);
 	return 0;
 }
 
@@ -132,8 +141,7 @@ void group_free(struct core *core, struct core_group *group)
 {
 	place_wait(core, group);
 	text_set(core, &group->why, "");
-	if (group->apart)
-		DL_DELETE2(group->deployment->aparts, group, apart_prev, apart_next);
+	list_rules(group, NULL);
 	HASH_DELETE(hh, group->deployment->groups_by_name, group);
 	DL_DELETE(group->deployment->groups, group);
 	counts_free(&group->on_hosts);

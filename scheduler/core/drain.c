@@ -6,7 +6,7 @@
 #include <string.h>
 #include <utlist.h>
 
-#include "scheduler/core/core_int.h"
+#include "scheduler/core/move_int.h"
 
 /* Guests looked at in one event; the others follow in the next ones. */
 #define TRIES 32u
@@ -69,21 +69,23 @@ static struct core_drain *of_move(struct core *core, const struct core_move *m)
 	return source ? source->drain : NULL;
 }
 
-void drain_moving(struct core *core, const struct core_move *m)
+void drain_moving(struct core *core, struct core_move *m)
 {
 	struct core_drain *d = of_move(core, m);
 
+	m->counts = d != NULL;
 	if (d)
 		d->moving++;
 }
 
-void drain_moved(struct core *core, const struct core_move *m, bool away)
+void drain_moved(struct core *core, struct core_move *m, bool away)
 {
 	struct core_drain *d = of_move(core, m);
 
 	/* One of an earlier drain of the host counts for nothing. */
-	if (!d || !d->moving)
+	if (!m->counts || !d)
 		return;
+	m->counts = false;
 	d->moving--;
 	core->drain_due = true;
 	if (away) {
@@ -106,6 +108,50 @@ void drain_left(struct core *core, struct core_guest *guest)
 	core->drain_due = true;
 }
 
+/* Of the rate, for one of so many. */
+static uint64_t share_of(const struct core_drain *d, uint32_t many)
+{
+	uint64_t share = many ? d->rate / many : d->rate;
+
+	return d->rate && !share ? 1 : share;
+}
+
+/* What is under way, in two ways: those that are being copied or start, of which there are
+ * never more than asked for; and those that send, which share the rate. */
+static void count_moves(
+	const struct core *core, const struct core_host *host, uint32_t *busy, uint32_t *sending)
+{
+	*busy = *sending = 0;
+	for (const struct core_move *m = core->moves; m; m = m->hh.next) {
+		if (!m->counts || strcmp(m->source, host->name) != 0)
+			continue;
+		*busy += m->phase >= CORE_MOVE_COPY && m->phase <= CORE_MOVE_START;
+		*sending += m->phase >= CORE_MOVE_COPY && m->phase <= CORE_MOVE_LAST;
+	}
+}
+
+/* Guests of a set are held for at their target all at once, and take their turns. */
+static void take_turns(struct core *core, const struct core_host *host, struct core_out *out)
+{
+	const struct core_drain *d = host->drain;
+	uint32_t busy, sending;
+
+	if (!d->moving)
+		return;
+	count_moves(core, host, &busy, &sending);
+	for (struct core_move *m = core->moves; m && busy < d->parallel; m = m->hh.next) {
+		if (!m->counts || !m->ready || strcmp(m->source, host->name) != 0)
+			continue;
+		move_copy(m, out);
+		busy++;
+		sending++;
+	}
+	for (struct core_move *m = core->moves; m; m = m->hh.next)
+		if (m->counts && m->phase >= CORE_MOVE_COPY && m->phase <= CORE_MOVE_LAST &&
+			strcmp(m->source, host->name) == 0)
+			move_set_rate(m, share_of(d, sending), out);
+}
+
 /* ---------------------------------------------------------------- steps */
 
 static void try_one(struct core *core, struct core_drain *d, struct core_guest *guest, uint64_t now,
@@ -118,10 +164,11 @@ static void try_one(struct core *core, struct core_drain *d, struct core_guest *
 	/* It leaves by itself, or moves by a user's wish. */
 	if (guest->deleting || guest->evicted || guest->move)
 		return;
-	if (d->rate)
-		how.rate = d->rate / d->parallel ? d->rate / d->parallel : 1;
-	if (core_migrate(core, guest->uid, &how, now, &plan, out, &err) == 0)
+	how.rate = share_of(d, d->parallel);
+	if (core_migrate(core, guest->uid, &how, now, &plan, out, &err) == 0) {
+		core_migrate_plan_free(&plan);
 		return;
+	}
 	d->stuck++;
 	(void)snprintf(d->reason, sizeof(d->reason), "%s", err_msg(&err));
 	if (!d->passes)
@@ -164,6 +211,7 @@ static void step(struct core *core, struct core_host *host, uint64_t now, struct
 		d->at = guest->host_next;
 		try_one(core, d, guest, now, out);
 	}
+	take_turns(core, host, out);
 	if (d->moving != moving || d->stuck != stuck)
 		out_dirty(out, CORE_KIND_HOST, host->name); /* for those who watch */
 	/* The clock may have been set back. */
@@ -294,6 +342,10 @@ int core_drain_cancel(
 		return err_set(err, -ENOENT, "host %s is not being emptied", name);
 	out_log(out, "host", name, "DrainCancelled", false, name, "guests that stay there: %u",
 		host->guest_count);
+	/* Those that go on all the same belong to no later drain of the host. */
+	for (struct core_move *m = core->moves; m; m = m->hh.next)
+		if (strcmp(m->source, host->name) == 0)
+			m->counts = false;
 	drain_forget(core, host);
 	move_cancel_drain(core, host, now, out);
 	out_dirty(out, CORE_KIND_HOST, host->name);

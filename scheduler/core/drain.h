@@ -5,7 +5,9 @@
  * restart the guests that are still there are looked at again.
  *
  *   pass      all guests of the host are looked at once, in the order of their arrival; as
- *             many moves are under way as asked for
+ *             many moves are under way as asked for, and share the rate.  Guests that are
+ *             tied together (together.c) get their room elsewhere all at once, and are
+ *             copied in turns
  *   stuck     no host takes the guest now, or its move failed: it stays and runs
  *   between   after a pass that left guests behind: 2 s, doubled each time up to a minute
  *             while no guest gets away
@@ -31,7 +33,8 @@ struct core_drain {
 	uint64_t started_at, ended_at; /* wall clock; ended 0: guests are left */
 	uint32_t total;		       /* guests when it began */
 	/* Not stored: */
-	uint32_t moving; /* of its moves, until the guest runs elsewhere */
+	uint32_t moving; /* of its moves, until the guest runs elsewhere; with those that wait
+			  * for their turn */
 	uint32_t stuck;	 /* in this pass */
 	char reason[CORE_FULLNAME + CORE_REASON + 2]; /* of the last that is stuck; "": none */
 	struct core_guest *at;	       /* to be looked at next; NULL: the pass is over */
@@ -49,6 +52,12 @@ int core_drain(struct core *core, const char *host, uint32_t parallel, uint64_t 
  * were handed over by now have left.  -ENOENT: no host, or it is not being emptied. */
 int core_drain_cancel(
 	struct core *core, const char *host, uint64_t now, struct core_out *out, struct err *err);
+/* What would become of each guest, in order, when HOST were emptied now: TO, or NULL and WHY
+ * it stays.  Nothing is changed.  -ENOENT. */
+typedef void core_drain_look_fn(void *arg, const struct core_guest *guest,
+	const struct core_host *to, const struct err *why);
+int core_drain_look(
+	struct core *core, const char *host, core_drain_look_fn *fn, void *arg, struct err *err);
 /* After core_load_host(), before its guests. */
 int core_load_drain(
 	struct core *core, const char *host, const struct core_drain *drain, struct err *err);
@@ -65,8 +74,8 @@ uint64_t drain_tick(struct core *core, uint64_t now, struct core_out *out);
 /* The guest leaves its host's list. */
 void drain_left(struct core *core, struct core_guest *guest);
 /* A move of a drain has begun; the guest came through it, or stays. */
-void drain_moving(struct core *core, const struct core_move *move);
-void drain_moved(struct core *core, const struct core_move *move, bool away);
+void drain_moving(struct core *core, struct core_move *move);
+void drain_moved(struct core *core, struct core_move *move, bool away);
 /* All that was loaded is there. */
 void drain_loaded(struct core *core);
 void drain_forget(struct core *core, struct core_host *host);

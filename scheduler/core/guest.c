@@ -279,6 +279,7 @@ void guest_free(struct core *core, struct core_guest *guest)
 	struct core_deployment *deployment = guest->deployment;
 
 	guest_set_ready(guest, false);
+	orphan_guest_freed(guest);
 	guest_drop_nics(core, guest, NULL);
 	guest_unpend(core, guest);
 	guest_detach_host(guest);
@@ -305,7 +306,7 @@ void guest_delete(struct core *core, struct core_guest *guest, struct core_out *
 	guest->deleting = true;
 	guest->want_run = false;
 	move_off(core, guest, "the guest was deleted", out);
-	orphan_forget(core, guest->uid, out);
+	orphan_forget(core, guest, out);
 	guest_unpend(core, guest);
 	if (guest->host)
 		guest_count_place(guest, -1);

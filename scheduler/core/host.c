@@ -296,8 +296,8 @@ int core_host_hello(struct core *core, const struct core_hostfacts *facts,
 	return 0;
 }
 
-int core_heartbeat(
-	struct core *core, const char *name, uint64_t disk_free, uint64_t now, uint64_t mono)
+int core_heartbeat(struct core *core, const char *name, uint64_t disk_free, uint64_t now,
+	uint64_t mono, struct core_out *out)
 {
 	struct core_host *host = host_get(core, name);
 
@@ -311,6 +311,9 @@ int core_heartbeat(
 		/* Where memory is short it takes no guests until its next hello. */
 		(void)index_put(core, host, &err);
 		core->place_due = true;
+		out_shown(out, CORE_KIND_HOST, host->name);
+		out_log(out, "host", host->name, "HeardAgain", false, host->name,
+			"is up: it was silent for less than its lease");
 	}
 	host->disk_free = disk_free;
 	heard(core, host, now, mono);
@@ -347,6 +350,7 @@ uint64_t core_tick(struct core *core, uint64_t now, uint64_t mono, struct core_o
 			if (host->state == CORE_HOST_UP) {
 				host->state = CORE_HOST_SUSPECT;
 				index_take(core, host);
+				out_shown(out, CORE_KIND_HOST, host->name);
 				out_log(out, "host", host->name, "Suspect", true, host->name,
 					"no heartbeat for half a lease");
 			}
@@ -363,7 +367,7 @@ uint64_t core_tick(struct core *core, uint64_t now, uint64_t mono, struct core_o
 		core->meta.lease_ms = (uint32_t)lease;
 		out_dirty(out, CORE_KIND_META, "meta");
 	}
-	move_tick(core, now, out);
+	move_tick(core, now, mono, out);
 	avoided = avoid_tick(core, now, out);
 	if (avoided < next)
 		next = avoided;
@@ -385,6 +389,7 @@ void core_slept(struct core *core, uint64_t ms, uint64_t mono)
 		if (host->seen_mono > mono)
 			host->seen_mono = mono;
 	}
+	move_slept(core, ms);
 }
 
 int core_cordon(struct core *core, const char *name, bool cordoned, uint64_t now,

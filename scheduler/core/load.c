@@ -216,6 +216,7 @@ int core_loaded(
 	(void)now;
 	(void)err;
 	drain_loaded(core);
+	orphan_loaded(core);
 	if (core->meta.lease_ms < lease) {
 		core->meta.lease_ms = (uint32_t)lease;
 		out_dirty(out, CORE_KIND_META, "meta");

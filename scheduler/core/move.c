@@ -8,9 +8,7 @@
 #include <string.h>
 
 #include "scheduler/core/move_int.h"
-#include "scheduler/core/run.h"
 
-#define ACTIVE_MAX 1024u
 #define ENDED_MAX 64u /* that are remembered */
 
 /* ---------------------------------------------------------------- reading */
@@ -59,7 +57,7 @@ bool core_move_into(const struct core_move *m, const char *host)
 
 /* ---------------------------------------------------------------- parts */
 
-static void dirty(const struct core_move *m, struct core_out *out)
+void move_dirty(const struct core_move *m, struct core_out *out)
 {
 	char key[CORE_NAME];
 
@@ -67,7 +65,7 @@ static void dirty(const struct core_move *m, struct core_out *out)
 	out_dirty(out, CORE_KIND_MOVE, key);
 }
 
-static void tell(const struct core_move *m, const char *host, struct core_out *out)
+void move_tell(const struct core_move *m, const char *host, struct core_out *out)
 {
 	struct core_action action = {
 		.kind = CORE_TELL_MOVE, .uid = m->uid, .epoch = m->epoch, .move = m->number};
@@ -76,7 +74,7 @@ static void tell(const struct core_move *m, const char *host, struct core_out *o
 	out_action(out, &action);
 }
 
-static void say(const struct core_move *m, const char *reason, bool warning, struct core_out *out)
+void move_say(const struct core_move *m, const char *reason, bool warning, struct core_out *out)
 {
 	out_log(out, "guest", m->name, reason, warning, m->target, "from %s to %s%s%s", m->source,
 		m->target, *m->reason ? ": " : "", m->reason);
@@ -117,7 +115,7 @@ void move_count_coming(struct core_move *m)
 	group_count_at(m->counted, m->held, 1);
 }
 
-static void uncount_coming(struct core_move *m)
+void move_uncount_coming(struct core_move *m)
 {
 	if (!m->counted)
 		return;
@@ -151,7 +149,7 @@ void move_release(struct core *core, struct core_move *m)
 
 static void let_go(struct core *core, struct core_move *m)
 {
-	uncount_coming(m);
+	move_uncount_coming(m);
 	if (!m->guest)
 		return;
 	m->guest->move = NULL;
@@ -178,7 +176,7 @@ void move_free_all(struct core *core)
 }
 
 /* The oldest of those that have ended make room. */
-static void trim(struct core *core, struct core_out *out)
+void move_trim(struct core *core, struct core_out *out)
 {
 	struct core_move *m, *next;
 
@@ -187,7 +185,7 @@ static void trim(struct core *core, struct core_out *out)
 			return;
 		if (core_move_active(m))
 			continue;
-		dirty(m, out);
+		move_dirty(m, out);
 		forget(core, m);
 	}
 }
@@ -202,11 +200,38 @@ void move_finish(struct core *core, struct core_move *m, uint64_t now, struct co
 					      : CORE_MOVE_FAILED;
 	m->ended_at = now;
 	core->moves_ended++;
-	dirty(m, out);
-	tell(m, m->source, out);
-	tell(m, m->target, out);
+	move_dirty(m, out);
+	move_tell(m, m->source, out);
+	move_tell(m, m->target, out);
 	if (m->phase == CORE_MOVE_DONE)
-		say(m, "Moved", false, out);
+		move_say(m, "Moved", false, out);
+}
+
+const struct core_move *move_handed_over(const struct core *core, const struct core_move *m)
+{
+	for (const struct core_move *o = core->moves; o && m->set; o = o->hh.next)
+		if (o->set == m->set && o->phase >= CORE_MOVE_START && o->phase <= CORE_MOVE_DONE &&
+			o->phase != CORE_MOVE_BACK)
+			return o;
+	return NULL;
+}
+
+/* Those that were to go with M stay with it; but when some are there by now, the others
+ * follow them. */
+static void back_together(
+	struct core *core, struct core_move *m, uint64_t now, struct core_out *out)
+{
+	struct core_move *o, *next;
+
+	if (!m->set || move_handed_over(core, m))
+		return;
+	HASH_ITER (hh, core->moves, o, next) {
+		if (o->set != m->set || !move_before_handover(o))
+			continue;
+		o->set = 0;
+		o->cancelled = m->cancelled;
+		move_back(core, o, now, out, "it moves together with %s, which stays", m->name);
+	}
 }
 
 void move_back(struct core *core, struct core_move *m, uint64_t now, struct core_out *out,
@@ -219,13 +244,14 @@ void move_back(struct core *core, struct core_move *m, uint64_t now, struct core
 	va_end(ap);
 	m->phase = CORE_MOVE_BACK;
 	let_go(core, m);
-	dirty(m, out);
-	tell(m, m->source, out);
-	tell(m, m->target, out);
-	say(m, m->cancelled ? "MoveCancelled" : "MoveFailed", !m->cancelled, out);
+	move_dirty(m, out);
+	move_tell(m, m->source, out);
+	move_tell(m, m->target, out);
+	move_say(m, m->cancelled ? "MoveCancelled" : "MoveFailed", !m->cancelled, out);
 	/* What a lost host has of it, it forgets when it is told everything anew. */
 	if (is_lost(core, m->target))
 		move_finish(core, m, now, out);
+	back_together(core, m, now, out);
 }
 
 /* What the source has is told to go, under the newest epoch. */
@@ -236,9 +262,9 @@ void move_drop(struct core *core, struct core_move *m, uint64_t now, struct core
 	m->phase = CORE_MOVE_DROP;
 	m->running_at = now;
 	let_go(core, m);
-	dirty(m, out);
+	move_dirty(m, out);
 	out_tell_remove(out, m->source, m->uid, epoch);
-	tell(m, m->target, out);
+	move_tell(m, m->target, out);
 	if (is_lost(core, m->source))
 		move_finish(core, m, now, out);
 }
@@ -256,7 +282,7 @@ static void hand_over(struct core *core, struct core_move *m, uint64_t now, stru
 		move_back(core, m, now, out, "the copy is not equal to what it was made of");
 		return;
 	}
-	uncount_coming(m);
+	move_uncount_coming(m);
 	move_release(core, m);
 	netplan_leaving(guest, out);
 	guest_set_ready(guest, false);
@@ -273,143 +299,12 @@ static void hand_over(struct core *core, struct core_move *m, uint64_t now, stru
 	m->phase = CORE_MOVE_START;
 	out_dirty(out, CORE_KIND_META, "meta");
 	out_dirty_guest(out, guest);
-	dirty(m, out);
+	move_dirty(m, out);
 	netplan_placed(guest, out);
 	out_tell_guest(out, guest);
-	say(m, "HandedOver", false, out);
+	move_say(m, "HandedOver", false, out);
 	core->place_due = true;
-}
-
-/* ---------------------------------------------------------------- beginning, cancelling */
-
-static int choose(struct core *core, struct core_guest *guest, const char *to,
-	struct core_host **host, struct err *err)
-{
-	char text[CORE_REASON];
-	uint32_t penalty = 0;
-	enum refusal refusal;
-	struct run run;
-	int rc = 0;
-
-	*host = NULL;
-	/* The rules see the group as it will be: without this one where it is. */
-	guest_count_place(guest, -1);
-	run_begin(&run, core, guest->group, guest->host);
-	run.need.memory = guest->memory;
-	run.need.disk = guest->disk;
-	run.need.cpu = guest->cpu;
-	if (run.failed) {
-		rc = err_set(err, -ENOMEM, "memory is short");
-	} else if (*to) {
-		*host = host_get(core, to);
-		rules_least(&run);
-		refusal = run_judge(&run, *host, &penalty);
-		if (refusal != FITS)
-			rc = err_set(err, -EHOSTUNREACH, "host %s does not take guest %s: %s", to,
-				guest->name, refusal_text(refusal));
-	} else {
-		*host = run_next(&run, NULL);
-		if (!*host) {
-			run_explain(&run, text);
-			rc = err_set(
-				err, -EHOSTUNREACH, "guest %s cannot move: %s", guest->name, text);
-		}
-	}
-	run_end(&run);
-	guest_count_place(guest, 1);
-	return rc;
-}
-
-static int may_move(
-	const struct core *core, const struct core_guest *guest, const char *to, struct err *err)
-{
-	if (!guest || guest->deleting)
-		return err_set(err, -ENOENT, "no such guest");
-	if (!guest->host)
-		return err_set(err, -EBUSY, "guest %s has no host yet", guest->name);
-	if (guest->evicted)
-		return err_set(err, -EBUSY, "guest %s gives way to others", guest->name);
-	if (guest->move)
-		return err_set(err, -EBUSY,
-			"guest %s moves already, to %s ('clusterctl migrate %s --cancel' ends it)",
-			guest->name, guest->move->target, guest->name);
-	if (guest->host->state == CORE_HOST_LOST || guest->host->state == CORE_HOST_JOINING)
-		return err_set(err, -EBUSY, "guest %s: its host %s is %s", guest->name,
-			guest->host->name, core_host_state_name(guest->host->state));
-	if (*to && !host_get(core, to))
-		return err_set(err, -ENOENT, "no host '%s'", to);
-	if (move_names(guest->host->name, to))
-		return err_set(err, -EBUSY, "guest %s is on host %s", guest->name, to);
-	if (HASH_COUNT(core->moves) - core->moves_ended >= ACTIVE_MAX)
-		return err_set(err, -EBUSY, "%u guests are moving already", ACTIVE_MAX);
-	return 0;
-}
-
-int core_migrate(struct core *core, uint64_t uid, const struct core_migrate *how, uint64_t now,
-	struct core_migrate_plan *plan, struct core_out *out, struct err *err)
-{
-	struct core_guest *guest;
-	struct core_host *host;
-	struct core_move *m;
-	int rc;
-
-	HASH_FIND(hh, core->guests, &uid, sizeof(uid), guest);
-	rc = may_move(core, guest, how->to, err);
-	if (rc == 0)
-		rc = choose(core, guest, how->to, &host, err);
-	if (rc < 0)
-		return rc;
-	*plan = (struct core_migrate_plan){.number = 0};
-	(void)str_copy(plan->from, sizeof(plan->from), guest->host->name);
-	(void)str_copy(plan->to, sizeof(plan->to), host->name);
-	if (how->dry_run)
-		return 0;
-	m = calloc(1, sizeof(*m));
-	if (!m)
-		return err_set(err, -ENOMEM, "memory is short");
-	m->number = ++core->meta.next_epoch;
-	m->uid = uid;
-	m->guest = guest;
-	m->epoch = guest->epoch;
-	(void)str_copy(m->name, sizeof(m->name), guest->name);
-	(void)str_copy(m->source, sizeof(m->source), guest->host->name);
-	(void)str_copy(m->target, sizeof(m->target), host->name);
-	m->rate = how->rate;
-	m->max_downtime_ms = how->max_downtime_ms;
-	m->drain = how->drain;
-	m->started_at = m->heard_at = now;
-	guest->move = m;
-	HASH_ADD(hh, core->moves, number, sizeof(m->number), m);
-	move_hold(core, m, host, true);
-	move_count_coming(m);
-	drain_moving(core, m);
-	plan->number = m->number;
-	out_dirty(out, CORE_KIND_META, "meta");
-	dirty(m, out);
-	tell(m, m->target, out);
-	say(m, "Moving", false, out);
-	trim(core, out);
-	return 0;
-}
-
-int core_move_cancel(
-	struct core *core, uint64_t uid, uint64_t now, struct core_out *out, struct err *err)
-{
-	struct core_guest *guest;
-	struct core_move *m;
-
-	HASH_FIND(hh, core->guests, &uid, sizeof(uid), guest);
-	m = guest ? guest->move : NULL;
-	if (!m)
-		return err_set(
-			err, -ENOENT, "guest %s does not move", guest ? guest->name : "(unknown)");
-	if (!move_before_handover(m))
-		return err_set(err, -EBUSY, "guest %s is on host %s by now: nothing to cancel",
-			m->name, m->target);
-	m->cancelled = true;
-	move_back(core, m, now, out, "cancelled by a user");
-	place_pending(core, now, out);
-	return 0;
+	core->drain_due |= m->counts;
 }
 
 /* ---------------------------------------------------------------- what agents say */
@@ -417,8 +312,23 @@ int core_move_cancel(
 static void to_phase(struct core_move *m, enum core_move_phase phase, struct core_out *out)
 {
 	m->phase = phase;
-	dirty(m, out);
-	tell(m, m->source, out);
+	move_dirty(m, out);
+	move_tell(m, m->source, out);
+}
+
+void move_copy(struct core_move *m, struct core_out *out)
+{
+	m->ready = false;
+	to_phase(m, CORE_MOVE_COPY, out);
+}
+
+void move_set_rate(struct core_move *m, uint64_t rate, struct core_out *out)
+{
+	if (m->rate == rate)
+		return;
+	m->rate = rate;
+	move_dirty(m, out);
+	move_tell(m, m->source, out);
 }
 
 static void take_digest(struct core_move *m, const struct core_move_seen *seen)
@@ -437,24 +347,28 @@ static void source_says(
 	m->numbers = seen->numbers;
 	if (m->phase == CORE_MOVE_COPY && state == CORE_MOVE_IS_SMALL) {
 		to_phase(m, CORE_MOVE_FREEZE, out);
-		say(m, "Freezing", false, out);
+		move_say(m, "Freezing", false, out);
 	} else if (m->phase == CORE_MOVE_FREEZE &&
 		   (state == CORE_MOVE_IS_FROZEN || state == CORE_MOVE_IS_SEALED)) {
 		m->frozen_at = seen->frozen_at ? seen->frozen_at : now;
 		m->phase = CORE_MOVE_LAST;
-		dirty(m, out);
+		move_dirty(m, out);
 	} else {
-		dirty(m, out); /* for those who watch */
+		move_dirty(m, out); /* for those who watch */
 	}
 	if (state == CORE_MOVE_IS_SEALED)
 		take_digest(m, seen);
 }
 
-static void target_says(
-	struct core_move *m, const struct core_move_seen *seen, struct core_out *out)
+static void target_says(struct core *core, struct core_move *m, const struct core_move_seen *seen,
+	struct core_out *out)
 {
-	if (m->phase == CORE_MOVE_PREPARE && seen->state == CORE_MOVE_IS_READY)
-		to_phase(m, CORE_MOVE_COPY, out);
+	/* Of a drain: when it is its turn (drain.c). */
+	m->ready = m->phase == CORE_MOVE_PREPARE && seen->state == CORE_MOVE_IS_READY;
+	if (m->ready && m->counts)
+		core->drain_due = true;
+	else if (m->ready)
+		move_copy(m, out);
 	m->sealed = seen->state == CORE_MOVE_IS_SEALED;
 	if (m->sealed)
 		take_digest(m, seen);
@@ -477,14 +391,15 @@ static void observe(struct core *core, const char *host, const struct core_move_
 	}
 	if ((!target && !source) || !core_move_active(m)) {
 		if (!seen->gone)
-			tell(m ? m : &unknown, host, out);
+			move_tell(m ? m : &unknown, host, out);
 		return;
 	}
 	m->heard_at = now;
+	m->heard = true;
 	if (m->phase == CORE_MOVE_BACK || m->phase == CORE_MOVE_DROP) {
 		/* The source is told when it has nothing any more (move_finish()). */
 		if (!seen->gone && (m->phase == CORE_MOVE_BACK || target))
-			tell(m, host, out);
+			move_tell(m, host, out);
 		return;
 	}
 	if (!move_before_handover(m))
@@ -501,7 +416,7 @@ static void observe(struct core *core, const char *host, const struct core_move_
 	if (source)
 		source_says(m, seen, now, out);
 	else
-		target_says(m, seen, out);
+		target_says(core, m, seen, out);
 	/* LAST: the source said that the guest has ended, under the epoch that it had. */
 	if (m->phase == CORE_MOVE_LAST && m->sealed)
 		hand_over(core, m, now, out);

@@ -18,6 +18,10 @@
  * in BACK, all that the guest needs, at the target; after it its disk, at the source.
  *
  * From BACK and DROP on the guest is free: it may be moved again.
+ *
+ * Guests that required rules tie together go to one host in one set (together.c): all that
+ * they need is held there from the beginning, and as long as none of them was handed over,
+ * one that is put back takes the others with it.
  */
 #ifndef UMLAUT_SCHEDULER_CORE_MOVE_H
 #define UMLAUT_SCHEDULER_CORE_MOVE_H
@@ -76,6 +80,7 @@ struct core_move {
 	enum core_move_phase phase;
 	bool cancelled;
 	bool drain;	/* of a host that is being emptied */
+	uint64_t set;	/* those of one number go to one host together; 0: alone */
 	uint64_t epoch; /* of the source */
 	uint64_t rate;	/* bytes a second; 0: no limit */
 	uint32_t max_downtime_ms;
@@ -83,6 +88,10 @@ struct core_move {
 	uint64_t started_at, frozen_at, running_at, ended_at; /* wall clock */
 	/* Not stored: */
 	uint64_t heard_at;
+	bool heard;	       /* since the last tick */
+	uint64_t silent_since; /* monotonic */
+	bool counts;	       /* among those that its host's drain has under way */
+	bool ready;	       /* its target is, and it waits for its turn */
 	bool sealed;
 	uint8_t digests[2][CORE_DIGEST];
 	bool has_digest[2];
@@ -113,11 +122,19 @@ struct core_migrate {
 struct core_migrate_plan {
 	uint64_t number; /* 0: dry run */
 	char from[CORE_NAME], to[CORE_NAME];
+	/* Those that move along (together.c); owned. */
+	struct core_also {
+		uint64_t uid, number;
+	} * also;
+	size_t also_count;
 };
-/* -ENOENT; -EBUSY: not now, and why; -EHOSTUNREACH: no host, or not that one, takes it. */
+void core_migrate_plan_free(struct core_migrate_plan *plan);
+/* PLAN is empty before; core_migrate_plan_free() after success.  -ENOENT; -EBUSY: not now,
+ * and why; -EHOSTUNREACH: no host, or not that one, takes it. */
 int core_migrate(struct core *core, uint64_t uid, const struct core_migrate *how, uint64_t now,
 	struct core_migrate_plan *plan, struct core_out *out, struct err *err);
-/* Back to where it was.  -ENOENT: no move of the guest; -EBUSY: handed over by now. */
+/* Back to where it was, and those that move with it.  -ENOENT: no move of the guest; -EBUSY:
+ * it, or one of those, is handed over by now. */
 int core_move_cancel(
 	struct core *core, uint64_t uid, uint64_t now, struct core_out *out, struct err *err);
 /* What HOST said; HELLO: all that it has, after core_host_hello(). */
@@ -130,6 +147,7 @@ struct core_load_move {
 	enum core_move_phase phase;
 	uint32_t max_downtime_ms;
 	bool drain, cancelled;
+	uint64_t set;
 	const char *name, *source, *target, *reason;
 };
 int core_load_move(struct core *core, const struct core_load_move *load, struct err *err);
@@ -154,7 +172,9 @@ void move_left(struct core *core, const struct core_host *host, uint64_t uid, ui
 void move_hello(struct core *core, const struct core_host *host,
 	const struct core_observed *observed, size_t count, uint64_t now, struct core_out *out);
 void move_host_lost(struct core *core, struct core_host *host, uint64_t now, struct core_out *out);
-void move_tick(struct core *core, uint64_t now, struct core_out *out);
+void move_tick(struct core *core, uint64_t now, uint64_t mono, struct core_out *out);
+/* As core_slept(). */
+void move_slept(struct core *core, uint64_t ms);
 /* HOST is emptied: what is on its way there stays where it is. */
 void move_refuse_into(
 	struct core *core, const struct core_host *host, uint64_t now, struct core_out *out);

@@ -16,18 +16,44 @@ static inline bool move_names(const char *a, const char *b)
 	return strcmp(a, b) == 0;
 }
 
+/* Its record; what a host is told of it; what people are. */
+void move_dirty(const struct core_move *m, struct core_out *out);
+void move_tell(const struct core_move *m, const char *host, struct core_out *out);
+void move_say(const struct core_move *m, const char *reason, bool warning, struct core_out *out);
+/* The oldest of those that have ended make room. */
+void move_trim(struct core *core, struct core_out *out);
 struct core_move *move_find(const struct core *core, uint64_t number);
 /* Reserves on HOST what the guest needs: ALL of it, or its disk. */
 void move_hold(struct core *core, struct core_move *m, struct core_host *host, bool all);
 void move_release(struct core *core, struct core_move *m);
 /* The rules of others see the guest at its target too, until it is there or stays. */
 void move_count_coming(struct core_move *m);
+void move_uncount_coming(struct core_move *m);
+/* PREPARE -> COPY: its target is ready, and it is its turn. */
+void move_copy(struct core_move *m, struct core_out *out);
+/* One that moves together with M was handed over: NULL: none. */
+const struct core_move *move_handed_over(const struct core *core, const struct core_move *m);
 /* To BACK, and why. */
 void move_back(struct core *core, struct core_move *m, uint64_t now, struct core_out *out,
 	const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 /* To DROP: what the source has is told to go, under the newest epoch. */
 void move_drop(struct core *core, struct core_move *m, uint64_t now, struct core_out *out);
+/* Its rate, another one: its source is told. */
+void move_set_rate(struct core_move *m, uint64_t rate, struct core_out *out);
 /* DROP and BACK: nothing is waited for any more. */
 void move_finish(struct core *core, struct core_move *m, uint64_t now, struct core_out *out);
+
+/* ---------------------------------------------------------------- together.c */
+
+/* Guests of one host that move to another one, which has room for all of them. */
+struct move_set {
+	struct core_guest **guests; /* the one that was asked for first; owned */
+	size_t count;
+	struct core_host *host; /* where to */
+};
+/* The guest, and who has to go with it; to TO, or ("") where they fit best.  -EHOSTUNREACH. */
+int move_choose(struct core *core, struct core_guest *guest, const char *to, struct move_set *set,
+	struct err *err);
+void move_set_free(struct move_set *set);
 
 #endif

@@ -135,6 +135,12 @@ void move_cancel_drain(
 	HASH_ITER (hh, core->moves, m, next) {
 		if (!m->drain || !move_before_handover(m) || !move_names(m->source, host->name))
 			continue;
+		/* With those that have left already it goes as well. */
+		if (move_handed_over(core, m)) {
+			if (m->ready)
+				move_copy(m, out);
+			continue;
+		}
 		m->cancelled = true;
 		move_back(core, m, now, out, "the emptying of %s was cancelled", host->name);
 	}
@@ -147,18 +153,28 @@ static bool is_up(const struct core *core, const char *name)
 	return host && host->state == CORE_HOST_UP;
 }
 
-void move_tick(struct core *core, uint64_t now, struct core_out *out)
+void move_slept(struct core *core, uint64_t ms)
+{
+	for (struct core_move *m = core->moves; m; m = m->hh.next)
+		m->silent_since += ms;
+}
+
+/* How long nothing was heard is told by the monotonic clock: the other one may be set. */
+void move_tick(struct core *core, uint64_t now, uint64_t mono, struct core_out *out)
 {
 	struct core_move *m, *next;
 
 	if (HASH_COUNT(core->moves) == core->moves_ended)
 		return;
 	HASH_ITER (hh, core->moves, m, next) {
-		/* The clock may have been set back; and nothing is heard before both are there. */
-		if (m->heard_at > now || !is_up(core, m->source) || !is_up(core, m->target))
-			m->heard_at = now;
+		/* Nothing is heard before both are there. */
+		if (m->heard || !is_up(core, m->source) || !is_up(core, m->target))
+			m->silent_since = mono;
+		m->heard = false;
+		if (!m->heard_at)
+			m->heard_at = now; /* of one that was loaded */
 		if ((m->phase == CORE_MOVE_FREEZE || m->phase == CORE_MOVE_LAST) &&
-			now - m->heard_at > SILENCE_MS)
+			mono > m->silent_since && mono - m->silent_since > SILENCE_MS)
 			move_back(core, m, now, out, "nothing was heard of it for %u s",
 				SILENCE_MS / 1000);
 	}
@@ -181,7 +197,9 @@ int core_load_move(struct core *core, const struct core_load_move *load, struct 
 	m->max_downtime_ms = load->max_downtime_ms;
 	m->drain = load->drain;
 	m->cancelled = load->cancelled;
+	m->set = load->set;
 	m->started_at = load->started_at;
+	m->heard = true;
 	m->frozen_at = load->frozen_at;
 	m->running_at = load->running_at;
 	m->ended_at = load->ended_at;

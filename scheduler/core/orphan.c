@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utlist.h>
 
 #include "scheduler/core/core_int.h"
 
@@ -46,10 +47,49 @@ static void reserve(struct core *core, struct core_orphan *o, uint64_t bytes)
 	index_moved(core, host);
 }
 
+/* What is expected of a guest is looked for each time it starts, or is deleted. */
+static void list(struct core *core, struct core_orphan *o)
+{
+	struct core_guest *guest;
+
+	HASH_FIND(hh, core->guests, &o->facts.uid, sizeof(o->facts.uid), guest);
+	if (!guest || o->state != CORE_ORPHAN_EXPECTED || o->guest)
+		return;
+	o->guest = guest;
+	DL_APPEND2(guest->expected, o, guest_prev, guest_next);
+}
+
+static void unlist(struct core_orphan *o)
+{
+	if (o->guest)
+		DL_DELETE2(o->guest->expected, o, guest_prev, guest_next);
+	o->guest = NULL;
+}
+
+static void set_state(struct core_orphan *o, enum core_orphan_state state)
+{
+	o->state = state;
+	if (state != CORE_ORPHAN_EXPECTED)
+		unlist(o);
+}
+
+void orphan_guest_freed(struct core_guest *guest)
+{
+	while (guest->expected)
+		unlist(guest->expected);
+}
+
+void orphan_loaded(struct core *core)
+{
+	for (struct core_orphan *o = core->orphans; o; o = o->hh.next)
+		list(core, o);
+}
+
 static void forget(struct core *core, struct core_orphan *o, struct core_out *out)
 {
 	if (out)
 		dirty(o, out);
+	unlist(o);
 	reserve(core, o, 0);
 	HASH_DEL(core->orphans, o);
 	free(o);
@@ -67,6 +107,7 @@ static struct core_orphan *add(struct core *core, const char *host, enum core_or
 	o->facts = *facts;
 	(void)str_copy(o->host, sizeof(o->host), host);
 	HASH_ADD(hh, core->orphans, epoch, sizeof(o->epoch), o);
+	list(core, o);
 	return o;
 }
 
@@ -130,19 +171,17 @@ void orphan_replaced(struct core *core, const struct core_guest *guest, struct c
 {
 	struct core_orphan *o, *next;
 
-	HASH_ITER (hh, core->orphans, o, next)
-		if (o->facts.uid == guest->uid && o->state == CORE_ORPHAN_EXPECTED &&
-			o->epoch < guest->epoch && strcmp(o->host, guest->host->name) == 0)
+	DL_FOREACH_SAFE2(guest->expected, o, next, guest_next)
+	{
+		if (o->epoch < guest->epoch && strcmp(o->host, guest->host->name) == 0)
 			forget(core, o, out);
+	}
 }
 
-void orphan_forget(struct core *core, uint64_t uid, struct core_out *out)
+void orphan_forget(struct core *core, const struct core_guest *guest, struct core_out *out)
 {
-	struct core_orphan *o, *next;
-
-	HASH_ITER (hh, core->orphans, o, next)
-		if (o->facts.uid == uid && o->state == CORE_ORPHAN_EXPECTED)
-			forget(core, o, out);
+	while (guest->expected)
+		forget(core, guest->expected, out);
 }
 
 void orphan_host_gone(struct core *core, const struct core_host *host, struct core_out *out)
@@ -216,7 +255,7 @@ static void observe_one(struct core *core, const struct core_host *host,
 	o->facts = *seen;
 	o->seen = true;
 	if (fresh) {
-		o->state = CORE_ORPHAN_KEPT;
+		set_state(o, CORE_ORPHAN_KEPT);
 		out_log(out, "guest", seen->name, "OrphanKept", true, host->name,
 			"the disk that it left on %s is kept: 'clusterctl get orphans', "
 			"'clusterctl "
@@ -259,7 +298,7 @@ int core_prune(struct core *core, uint64_t epoch, struct core_out *out, struct e
 		return err_set(err, -ENOENT, "no such orphan");
 	if (o->state == CORE_ORPHAN_PRUNED)
 		return 0;
-	o->state = CORE_ORPHAN_PRUNED;
+	set_state(o, CORE_ORPHAN_PRUNED);
 	dirty(o, out);
 	out_log(out, "guest", o->facts.name, "Prune", false, o->host,
 		"its old disk on %s is to go: asked for by a user", o->host);
@@ -291,6 +330,7 @@ void orphan_free_all(struct core *core)
 	struct core_orphan *o, *next;
 
 	HASH_ITER (hh, core->orphans, o, next) {
+		unlist(o);
 		HASH_DEL(core->orphans, o);
 		free(o);
 	}

@@ -43,8 +43,10 @@ struct core_orphan {
 	char host[CORE_NAME];
 	enum core_orphan_state state;
 	struct core_orphan_facts facts;
-	uint64_t reserved; /* of its host's disk */
-	bool seen;	   /* in the hello that is being heard */
+	uint64_t reserved;	  /* of its host's disk */
+	bool seen;		  /* in the hello that is being heard */
+	struct core_guest *guest; /* on whose list it is, while EXPECTED; NULL: on none */
+	struct core_orphan *guest_prev, *guest_next;
 	UT_hash_handle hh; /* by epoch */
 };
 const struct core_orphan *core_orphan(const struct core *core, uint64_t epoch);
@@ -77,7 +79,11 @@ void orphan_hello(struct core *core, const struct core_host *host,
  * or its host tells of it. */
 void orphan_replaced(struct core *core, const struct core_guest *guest, struct core_out *out);
 /* The guest is deleted. */
-void orphan_forget(struct core *core, uint64_t uid, struct core_out *out);
+void orphan_forget(struct core *core, const struct core_guest *guest, struct core_out *out);
+/* The guest's memory goes. */
+void orphan_guest_freed(struct core_guest *guest);
+/* All that was loaded is there. */
+void orphan_loaded(struct core *core);
 /* The host is removed from the cluster, with all that is there. */
 void orphan_host_gone(struct core *core, const struct core_host *host, struct core_out *out);
 void orphan_free_all(struct core *core);

@@ -68,8 +68,9 @@ static int refuse(
 			"host %s has %u old disks of guests (get orphans); prune them when it is "
 			"back, or give them up with --force",
 			host->name, orphans);
-	/* A guest that may still run there must not be started elsewhere. */
-	if (host->guest_count && (host->state != CORE_HOST_LOST || !host->released))
+	/* A guest that may still run there must not be started elsewhere; and who uses force
+	 * revokes its key, so the host must be known to be away. */
+	if ((host->guest_count || force) && (host->state != CORE_HOST_LOST || !host->released))
 		return err_set(err, -EBUSY,
 			"host %s was lost just now, or is not known to be; try again in some "
 			"seconds",
@@ -96,6 +97,13 @@ static void give_up(struct core *core, struct core_host *host, struct core_out *
 		guest->unfenced = false;
 		guest_unplace(core, guest, reason, out);
 	}
+}
+
+int core_host_removable(const struct core *core, const char *name, bool force, struct err *err)
+{
+	const struct core_host *host = host_get(core, name);
+
+	return host ? refuse(core, host, force, err) : err_set(err, -ENOENT, "no host '%s'", name);
 }
 
 int core_host_remove(struct core *core, const char *name, bool force, uint64_t now,

@@ -29,6 +29,7 @@ const char *refusal_text(enum refusal refusal)
 		[NO_MEMORY] = "not enough memory",
 		[NO_CPU] = "not enough CPU",
 		[NO_DISK] = "not enough disk",
+		[TORN] = "others are to be with it and would be left behind",
 	};
 
 	return texts[refusal];
@@ -161,6 +162,35 @@ static bool over_host(const char *over)
 	return !*over || strcmp(over, "host") == 0;
 }
 
+static bool in_domain(const struct core_host *host, const struct index_domain *d)
+{
+	for (size_t i = 0; i < host->domain_count; i++)
+		if (host->domains[i] == d)
+			return true;
+	return false;
+}
+
+/* Of GROUP on HOST, or (not NULL) in D, who may be relied on: not those that are on their
+ * way there, who may yet stay where they are, nor those that are about to leave. */
+static uint32_t firm(const struct run *run, const struct core_group *group,
+	const struct core_host *host, const struct index_domain *d)
+{
+	uint32_t there =
+		d ? counts_of(&group->on_domains, d->id) : counts_of(&group->on_hosts, host->order);
+
+	for (const struct core_move *m = run->core->moves; m && group->coming; m = m->hh.next) {
+		bool from, to;
+
+		if (m->counted != group)
+			continue;
+		from = d ? in_domain(m->guest->host, d) : m->guest->host == host;
+		to = d ? in_domain(m->held, d) : m->held == host;
+		/* Within a domain one of the two is there in any case. */
+		there -= (uint32_t)(from || to);
+	}
+	return there;
+}
+
 /* One affinity, given how many of its target are there. */
 static enum refusal affinity(
 	const struct run *run, const struct core_affinity *a, uint32_t there, uint32_t *penalty)
@@ -224,8 +254,11 @@ enum refusal rules_domain(const struct run *run, const struct core_host *host, u
 			continue;
 		target = rules_target(run, a);
 		d = domain_of(host, a->over);
-		refusal = affinity(
-			run, a, target && d ? counts_of(&target->on_domains, d->id) : 0, penalty);
+		refusal = affinity(run, a,
+			!target || !d ? 0
+			: a->apart    ? counts_of(&target->on_domains, d->id)
+				      : firm(run, target, host, d),
+			penalty);
 	}
 	return refusal;
 }
@@ -270,8 +303,11 @@ enum refusal rules_host(const struct run *run, const struct core_host *host, uin
 		if (!over_host(a->over))
 			continue;
 		target = rules_target(run, a);
-		refusal = affinity(
-			run, a, target ? counts_of(&target->on_hosts, host->order) : 0, penalty);
+		refusal = affinity(run, a,
+			!target	   ? 0
+			: a->apart ? counts_of(&target->on_hosts, host->order)
+				   : firm(run, target, host, NULL),
+			penalty);
 	}
 	if (refusal != FITS)
 		return refusal;

@@ -360,11 +360,32 @@ enum refusal run_judge(struct run *run, const struct core_host *host, uint32_t *
 	return refusal == FITS ? room(run, host) : refusal;
 }
 
+void run_refusals(const uint32_t count[REFUSALS], uint64_t memory, char text[CORE_REASON])
+{
+	char need[UNITS_TEXT];
+	size_t used = 0;
+
+	text[0] = 0;
+	for (int r = NOT_UP; r < REFUSALS; r++) {
+		int n;
+
+		if (!count[r] || used >= CORE_REASON)
+			continue;
+		n = snprintf(text + used, CORE_REASON - used, "%s%u host%s: %s",
+			used ? "; " : "no host: ", count[r], count[r] == 1 ? "" : "s",
+			refusal_text((enum refusal)r));
+		used += n > 0 ? (size_t)n : 0;
+		if (r == NO_MEMORY && used < CORE_REASON) {
+			n = snprintf(text + used, CORE_REASON - used, " (needs %s)",
+				units_size(need, memory));
+			used += n > 0 ? (size_t)n : 0;
+		}
+	}
+}
+
 void run_explain(struct run *run, char text[CORE_REASON])
 {
 	uint32_t count[REFUSALS] = {0};
-	char need[UNITS_TEXT];
-	size_t used = 0;
 
 	if (!run->core->hosts) {
 		(void)snprintf(text, CORE_REASON, "no host has joined the cluster");
@@ -380,20 +401,5 @@ void run_explain(struct run *run, char text[CORE_REASON])
 
 		count[run_judge(run, h, &penalty)]++;
 	}
-	text[0] = 0;
-	for (int r = NOT_UP; r < REFUSALS; r++) {
-		int n;
-
-		if (!count[r] || used >= CORE_REASON)
-			continue;
-		n = snprintf(text + used, CORE_REASON - used, "%s%u host%s: %s",
-			used ? "; " : "no host: ", count[r], count[r] == 1 ? "" : "s",
-			refusal_text((enum refusal)r));
-		used += n > 0 ? (size_t)n : 0;
-		if (r == NO_MEMORY && used < CORE_REASON) {
-			n = snprintf(text + used, CORE_REASON - used, " (needs %s)",
-				units_size(need, run->need.memory));
-			used += n > 0 ? (size_t)n : 0;
-		}
-	}
+	run_refusals(count, run->need.memory, text);
 }

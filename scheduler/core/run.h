@@ -39,6 +39,7 @@ enum refusal {
 	NO_MEMORY,
 	NO_CPU,
 	NO_DISK,
+	TORN, /* others that are to be with those that move would be left behind */
 	REFUSALS,
 };
 const char *refusal_text(enum refusal refusal);
@@ -102,6 +103,8 @@ enum refusal run_judge(struct run *run, const struct core_host *host, uint32_t *
 enum refusal run_judge_rules(struct run *run, const struct core_host *host, uint32_t *penalty);
 /* One line on why no host takes it: "no host: 2 hosts: not enough memory (...)". */
 void run_explain(struct run *run, char text[CORE_REASON]);
+/* The same of hosts that were judged: so many for each refusal; MEMORY is needed. */
+void run_refusals(const uint32_t count[REFUSALS], uint64_t memory, char text[CORE_REASON]);
 
 /* rules.c */
 extern const struct core_rules rules_none;

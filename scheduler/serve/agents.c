@@ -89,6 +89,12 @@ void agents_blob_remove(struct serve *s, const uint8_t *id, const char *host)
 	}
 }
 
+static void blobs_forget(struct serve *s, const char *host)
+{
+	for (struct blob *blob = s->blobs; blob; blob = blob->hh.next)
+		agents_blob_remove(s, blob->id, host);
+}
+
 /* ---------------------------------------------------------------- hello */
 
 static int convert_observed(const Um__GuestObserved *o, struct core_observed *out)
@@ -136,9 +142,12 @@ static int convert_facts(const Um__AgentHello *hello, struct core_hostfacts *out
 	return facts_convert(f, out, err);
 }
 
-static struct agent *session(struct serve *s, const struct peer *from, const Um__AgentHello *hello)
+/* *NEW_KEY: the other agents do not know it yet. */
+static struct agent *session(
+	struct serve *s, const struct peer *from, const Um__AgentHello *hello, bool *new_key)
 {
 	struct agent *agent = agents_by_host(s, hello->host), *other;
+	uint8_t before[CURVE_KEY] = {0};
 
 	other = by_peer(s, &from->z);
 	if (other && other != agent) {
@@ -146,6 +155,7 @@ static struct agent *session(struct serve *s, const struct peer *from, const Um_
 		agent_free(s, other);
 	}
 	if (agent) {
+		memcpy(before, agent->pubkey, CURVE_KEY);
 		streams_agent_gone(s, agent->host);
 		HASH_DELETE(hh_peer, s->agents_by_peer, agent);
 		um__host_facts__free_unpacked(agent->facts, NULL);
@@ -178,30 +188,66 @@ static struct agent *session(struct serve *s, const struct peer *from, const Um_
 	memcpy(agent->pubkey, from->z.pubkey, CURVE_KEY);
 	if (from->z.local && hello->facts->pubkey.len == CURVE_KEY)
 		memcpy(agent->pubkey, hello->facts->pubkey.data, CURVE_KEY);
+	*new_key = memcmp(before, agent->pubkey, CURVE_KEY) != 0;
 	(void)str_format(
 		agent->endpoint, sizeof(agent->endpoint), "%s", hello->facts->peer_endpoint);
 	return agent;
 }
 
-/* The other agents let the new one fetch from them. */
-static void announce_key(struct serve *s, const struct agent *fresh)
+/* To all agents but EXCEPT: these keys, or (FULL) these and no others. */
+static void tell_keys(struct serve *s, const struct agent *except, bool full)
 {
-	ProtobufCBinaryData key = {.len = CURVE_KEY, .data = (uint8_t *)(uintptr_t)fresh->pubkey};
+	ProtobufCBinaryData *keys = calloc(HASH_COUNT(s->agents) + 1, sizeof(*keys));
 
+	if (!keys)
+		abort();
 	for (struct agent *a = s->agents; a; a = a->hh.next) {
 		Um__Envelope env = wire_env(0);
 		Um__Desired d = UM__DESIRED__INIT;
 
-		if (a == fresh)
+		if (a == except)
 			continue;
+		if (full) {
+			for (struct agent *o = s->agents; o; o = o->hh.next)
+				if (o != a)
+					keys[d.n_peer_keys++] = (ProtobufCBinaryData){
+						.len = CURVE_KEY, .data = o->pubkey};
+		} else {
+			keys[d.n_peer_keys++] = (ProtobufCBinaryData){
+				.len = CURVE_KEY, .data = (uint8_t *)(uintptr_t)except->pubkey};
+		}
 		d.seq = ++a->seq;
-		d.n_peer_keys = 1;
-		d.peer_keys = &key;
+		d.peer_keys = keys;
+		d.peers_full = full;
 		env.body_case = UM__ENVELOPE__BODY_DESIRED;
 		env.desired = &d;
 		/* In order with what is already on its way. */
 		commit_reply(s, &a->peer, &env);
 	}
+	free(keys);
+}
+
+/* The other agents let the new one fetch from them. */
+static void announce_key(struct serve *s, const struct agent *fresh)
+{
+	tell_keys(s, fresh, false);
+}
+
+void agents_host_changed(struct serve *s, const char *name)
+{
+	const struct core_host *host = core_host(s->core, name);
+	struct agent *agent;
+
+	if (host && host->state != CORE_HOST_LOST)
+		return;
+	/* It is asked for nothing any more; when it is back, it says what it has. */
+	blobs_forget(s, name);
+	agent = host ? NULL : agents_by_host(s, name);
+	if (!agent)
+		return;
+	streams_agent_gone(s, name);
+	agent_free(s, agent);
+	tell_keys(s, NULL, true);
 }
 
 /* False: this host was given up, or was never here. */
@@ -212,7 +258,12 @@ static bool keeps_lease(struct serve *s, const char *name, uint64_t disk_free)
 	/* After a restart the core has not heard of any host yet, and cannot be told now. */
 	if (s->stuck && host && host->state == CORE_HOST_JOINING)
 		return true;
-	return core_heartbeat(s->core, name, disk_free, proc_wall_ms(), proc_mono_ms()) == 0;
+	if (core_heartbeat(s->core, name, disk_free, proc_wall_ms(), proc_mono_ms(), &s->out) < 0)
+		return false;
+	/* It had been suspect.  Where nothing can be recorded that is said later. */
+	if (!s->stuck && (s->out.dirty_count || s->out.log_count))
+		commit_event(s, NULL, NULL, NULL, 0);
+	return true;
 }
 
 /* A copy of a machine has its key and its name, and would run its guests as well.  An agent
@@ -235,6 +286,7 @@ static void hello(struct serve *s, const struct peer *from, const Um__Envelope *
 	struct err err = ERR_INIT;
 	struct key *key = auth_find(s, from->z.pubkey);
 	struct agent *agent;
+	bool new_key;
 
 	if (convert_facts(h, &facts, &err) < 0) {
 		facts_free(&facts);
@@ -276,7 +328,9 @@ static void hello(struct serve *s, const struct peer *from, const Um__Envelope *
 		free(observed);
 		return;
 	}
-	agent = session(s, from, h);
+	agent = session(s, from, h, &new_key);
+	/* What it had before it may have no longer. */
+	blobs_forget(s, agent->host);
 	for (size_t i = 0; i < h->n_blobs; i++)
 		if (h->blobs[i].len == CORE_ID)
 			agents_blob_add(s, h->blobs[i].data, agent->host);
@@ -300,7 +354,8 @@ static void hello(struct serve *s, const struct peer *from, const Um__Envelope *
 		orphans_observed(s, agent, h->orphans, h->n_orphans, true);
 		log_info("host is here", LOG_STR("host", h->host), LOG_U64("guests", h->n_guests));
 		commit_event(s, NULL, NULL, NULL, 0);
-		announce_key(s, agent);
+		if (new_key)
+			announce_key(s, agent);
 	}
 	free(observed);
 	facts_free(&facts);

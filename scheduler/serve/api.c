@@ -308,114 +308,6 @@ static void delete (struct serve *s, const struct peer *from, const Um__Envelope
 	core_plan_free(&plan);
 }
 
-/* ---------------------------------------------------------------- guests */
-
-static int act(
-	struct serve *s, const struct core_guest *g, const Um__GuestAction *r, struct err *err)
-{
-	enum core_verb verb = r->verb == UM__GUEST_VERB__GUEST_STOP	 ? CORE_STOP
-			      : r->verb == UM__GUEST_VERB__GUEST_RESTART ? CORE_RESTART
-			      : r->verb == UM__GUEST_VERB__GUEST_RECOVER ? CORE_RECOVER
-									 : CORE_START;
-
-	return core_guest_verb(s->core, g->uid, verb, proc_wall_ms(), &s->out, err);
-}
-
-static int act_on_name(struct serve *s, const char *name, const Um__GuestAction *r, struct err *err)
-{
-	size_t n = strlen(name);
-	const struct core_deployment *d;
-	const struct core_group *group;
-	const struct core_guest *g;
-	char deployment[CORE_NAME];
-
-	if (n < 3 || strcmp(name + n - 2, "/*") != 0) {
-		g = serve_find_guest(s, name, err);
-		return g ? act(s, g, r, err) : err->code;
-	}
-	if (str_format(deployment, sizeof(deployment), "%.*s", (int)n - 2, name) < 0 ||
-		!(d = core_deployment(s->core, deployment)))
-		return err_set(err, -ENOENT, "no deployment '%.60s'", name);
-	DL_FOREACH (d->groups, group)
-		DL_FOREACH2(group->guests, g, group_next)
-	(void)act(s, g, r, err);
-	return 0;
-}
-
-static void guest_action(struct serve *s, const struct peer *from, const Um__Envelope *env)
-{
-	const Um__GuestAction *r = env->guest_action;
-	Um__Envelope reply = wire_env(env->id);
-	Um__Ok ok = UM__OK__INIT;
-	struct err err = ERR_INIT;
-
-	/* All names are looked up first: none is acted on when one is wrong. */
-	for (size_t i = 0; i < r->n_guests; i++) {
-		size_t n = strlen(r->guests[i]);
-
-		if ((n < 3 || strcmp(r->guests[i] + n - 2, "/*") != 0) &&
-			!serve_find_guest(s, r->guests[i], &err)) {
-			serve_error(s, from, env->id, &err);
-			return;
-		}
-	}
-	for (size_t i = 0; i < r->n_guests; i++) {
-		if (act_on_name(s, r->guests[i], r, &err) < 0) {
-			commit_event(s, NULL, NULL, NULL, 0);
-			serve_error(s, from, env->id, &err);
-			return;
-		}
-	}
-	reply.body_case = UM__ENVELOPE__BODY_OK;
-	reply.ok = &ok;
-	commit_event(s, from, &reply, NULL, 0);
-}
-
-static int act_on_host(struct serve *s, const char *host, const Um__HostAction *r, struct err *err)
-{
-	uint64_t now = proc_wall_ms();
-
-	switch (r->verb) {
-	case UM__HOST_VERB__HOST_CORDON:
-		return core_cordon(s->core, host, true, now, &s->out, err);
-	case UM__HOST_VERB__HOST_UNCORDON:
-		return core_cordon(s->core, host, false, now, &s->out, err);
-	case UM__HOST_VERB__HOST_REMOVE:
-		return core_host_remove(s->core, host, r->force, now, &s->out, err);
-	default:
-		return err_set(err, -EINVAL, "this is done to no host");
-	}
-}
-
-static void host_action(struct serve *s, const struct peer *from, const Um__Envelope *env)
-{
-	const Um__HostAction *r = env->host_action;
-	Um__Envelope reply = wire_env(env->id);
-	Um__Ok ok = UM__OK__INIT;
-	struct err err = ERR_INIT;
-
-	for (size_t i = 0; i < r->n_hosts; i++) {
-		if (!core_host(s->core, r->hosts[i])) {
-			serve_refuse(s, from, env->id, UM__ERROR_CODE__NOT_FOUND, "no host '%.80s'",
-				r->hosts[i]);
-			return;
-		}
-	}
-	for (size_t i = 0; i < r->n_hosts; i++) {
-		if (act_on_host(s, r->hosts[i], r, &err) < 0) {
-			commit_event(s, NULL, NULL, NULL, 0);
-			serve_error(s, from, env->id, &err);
-			return;
-		}
-	}
-	reply.body_case = UM__ENVELOPE__BODY_OK;
-	reply.ok = &ok;
-	if (r->verb == UM__HOST_VERB__HOST_REMOVE && r->force)
-		auth_revoke(s, from, &reply, r->hosts, r->n_hosts);
-	else
-		commit_event(s, from, &reply, NULL, 0);
-}
-
 /* ---------------------------------------------------------------- the table */
 
 #define ANY_ROLE (1u << ROLE_AGENT | 1u << ROLE_VIEWER | 1u << ROLE_OPERATOR | 1u << ROLE_ADMIN)
@@ -439,8 +331,8 @@ static const struct entry {
 	{UM__ENVELOPE__BODY_CLIENT_HELLO, READERS, client_hello},
 	{UM__ENVELOPE__BODY_APPLY_REQUEST, WRITERS, apply},
 	{UM__ENVELOPE__BODY_DELETE_REQUEST, WRITERS, delete},
-	{UM__ENVELOPE__BODY_GUEST_ACTION, WRITERS, guest_action},
-	{UM__ENVELOPE__BODY_HOST_ACTION, WRITERS, host_action},
+	{UM__ENVELOPE__BODY_GUEST_ACTION, WRITERS, actions_guest},
+	{UM__ENVELOPE__BODY_HOST_ACTION, WRITERS, actions_host},
 	{UM__ENVELOPE__BODY_MIGRATE_REQUEST, WRITERS, moves_migrate},
 	{UM__ENVELOPE__BODY_DRAIN_REQUEST, WRITERS, drains_request},
 	{UM__ENVELOPE__BODY_PRUNE_REQUEST, WRITERS, orphans_prune_asked},

@@ -98,9 +98,13 @@ Um__BlobRef *artefacts_ref(
 	/* Starting at another one each time spreads the load. */
 	for (size_t i = 0; blob && i < blob->host_count && ref->n_sources < SOURCES_MAX; i++) {
 		size_t at = (blob->turn + i) % blob->host_count;
+		const struct core_host *host = core_host(s->core, blob->hosts[at].host);
 		struct agent *agent = agents_by_host(s, blob->hosts[at].host);
 		Um__BlobSource *source;
 
+		/* One that does not answer costs whoever asks it seconds. */
+		if (!host || host->state != CORE_HOST_UP)
+			continue;
 		if (!agent || !*agent->endpoint || strcmp(agent->host, for_host) == 0)
 			continue;
 		source = arena_get(a, sizeof(*source));

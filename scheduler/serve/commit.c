@@ -129,7 +129,8 @@ static size_t collect(struct serve *s, struct arena *a, struct store_op *ops)
 	size_t n = 0;
 
 	for (size_t i = 0; i < s->out.dirty_count; i++)
-		records_op(s, &s->out.dirty[i], a, &ops[n++]);
+		if (!s->out.dirty[i].shown_only)
+			records_op(s, &s->out.dirty[i], a, &ops[n++]);
 	for (size_t i = 0; i < s->out.dirty_count; i++)
 		if (s->out.dirty[i].kind == CORE_KIND_GUEST &&
 			!core_guest(s->core, strtoull(s->out.dirty[i].key, NULL, 16)))
@@ -138,6 +139,9 @@ static size_t collect(struct serve *s, struct arena *a, struct store_op *ops)
 		if (s->out.dirty[i].kind == CORE_KIND_DEPLOYMENT &&
 			!core_deployment(s->core, s->out.dirty[i].key))
 			labs_drop(s, s->out.dirty[i].key);
+	for (size_t i = 0; i < s->out.dirty_count; i++)
+		if (s->out.dirty[i].kind == CORE_KIND_HOST)
+			agents_host_changed(s, s->out.dirty[i].key);
 	return n;
 }
 

@@ -42,30 +42,37 @@ int drains_restore(struct serve *s, const char *host, const Um__HostDrain *r, st
 	return core_load_drain(s->core, host, &drain, err);
 }
 
-/* Each for itself: what the others would take is not counted. */
-static void look(
-	struct serve *s, const struct core_host *host, Um__DrainReply *body, struct arena *a)
+struct looking {
+	Um__DrainReply *body;
+	const char *host;
+	struct arena *a;
+};
+
+static void looked_at(void *arg, const struct core_guest *guest, const struct core_host *to,
+	const struct err *why)
 {
-	const struct core_migrate how = {.to = "", .dry_run = true};
-	const struct core_guest *g;
+	struct looking *l = arg;
+	Um__MigrateItem *item;
 
-	body->items = (Um__MigrateItem **)arena_list(a, host->guest_count);
-	DL_FOREACH2(host->guests, g, host_next)
-	{
-		Um__MigrateItem *item = arena_get(a, sizeof(*item));
-		struct core_migrate_plan plan = {0};
-		struct err err = ERR_INIT;
+	if (l->body->n_items == LOOKED_AT_MAX)
+		return;
+	item = arena_get(l->a, sizeof(*item));
+	um__migrate_item__init(item);
+	item->guest = arena_str(l->a, guest->name);
+	item->from = arena_str(l->a, l->host);
+	item->to = arena_str(l->a, to ? to->name : "");
+	item->error = to ? NULL : moves_refusal(why, l->a);
+	l->body->items[l->body->n_items++] = item;
+}
 
-		if (body->n_items == LOOKED_AT_MAX)
-			break;
-		um__migrate_item__init(item);
-		item->guest = arena_str(a, g->name);
-		if (core_migrate(s->core, g->uid, &how, proc_wall_ms(), &plan, &s->out, &err) < 0)
-			item->error = moves_refusal(&err, a);
-		item->from = arena_str(a, host->name);
-		item->to = arena_str(a, plan.to);
-		body->items[body->n_items++] = item;
-	}
+static int look(struct serve *s, const struct core_host *host, Um__DrainReply *body,
+	struct arena *a, struct err *err)
+{
+	struct looking l = {.body = body, .host = host->name, .a = a};
+
+	body->items = (Um__MigrateItem **)arena_list(
+		a, host->guest_count < LOOKED_AT_MAX ? host->guest_count : LOOKED_AT_MAX);
+	return core_drain_look(s->core, host->name, looked_at, &l, err);
 }
 
 void drains_request(struct serve *s, const struct peer *from, const Um__Envelope *env)
@@ -84,7 +91,7 @@ void drains_request(struct serve *s, const struct peer *from, const Um__Envelope
 		return;
 	}
 	if (r->dry_run)
-		look(s, host, &body, &a);
+		rc = look(s, host, &body, &a, &err);
 	else if (r->cancel)
 		rc = core_drain_cancel(s->core, r->host, proc_wall_ms(), &s->out, &err);
 	else

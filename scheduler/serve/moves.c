@@ -157,6 +157,7 @@ Um__StoredMove *moves_record(const struct serve *s, uint64_t number, struct aren
 	r->max_downtime_ms = m->max_downtime_ms;
 	r->drain = m->drain;
 	r->cancelled = m->cancelled;
+	r->set = m->set;
 	r->reason = arena_str(a, m->reason);
 	r->started_at = m->started_at;
 	r->frozen_at = m->frozen_at;
@@ -209,6 +210,7 @@ int moves_restore(struct serve *s, const Um__StoredMove *r, struct err *err)
 		.phase = (enum core_move_phase)r->phase,
 		.drain = r->drain,
 		.cancelled = r->cancelled,
+		.set = r->set,
 		.started_at = r->started_at,
 		.frozen_at = r->frozen_at,
 		.running_at = r->running_at,
@@ -263,37 +265,111 @@ Um__Error *moves_refusal(const struct err *err, struct arena *a)
 	return out;
 }
 
-static Um__MigrateItem *one(
-	struct serve *s, const Um__MigrateRequest *r, const char *name, struct arena *a)
+/* A request that is being answered. */
+struct asked {
+	struct serve *s;
+	const Um__MigrateRequest *r;
+	Um__MigrateReply *body;
+	size_t room;
+	struct arena *a;
+};
+
+static Um__MigrateItem *add_item(
+	struct asked *q, const char *guest, const char *from, const char *to, uint64_t number)
 {
-	const struct core_migrate how = {.to = r->to,
-		.rate = r->rate,
-		.max_downtime_ms = r->max_downtime_ms,
-		.dry_run = r->dry_run};
-	Um__MigrateItem *item = arena_get(a, sizeof(*item));
+	Um__MigrateItem *item = arena_get(q->a, sizeof(*item)), **more;
+
+	if (q->body->n_items == q->room) {
+		q->room = q->room ? q->room * 2 : 16;
+		more = (Um__MigrateItem **)arena_list(q->a, q->room);
+		if (q->body->n_items)
+			memcpy(more, q->body->items, q->body->n_items * sizeof(*more));
+		q->body->items = more;
+	}
+	um__migrate_item__init(item);
+	item->guest = arena_str(q->a, guest);
+	item->from = arena_str(q->a, from);
+	item->to = arena_str(q->a, to);
+	item->move = number;
+	q->body->items[q->body->n_items++] = item;
+	return item;
+}
+
+/* It came along with one that was named before. */
+static bool is_done(const struct asked *q, const char *guest)
+{
+	for (size_t i = 0; i < q->body->n_items; i++)
+		if (strcmp(q->body->items[i]->guest, guest) == 0)
+			return true;
+	return false;
+}
+
+static void refuse(struct asked *q, const char *guest, const struct err *err)
+{
+	add_item(q, guest, "", "", 0)->error = moves_refusal(err, q->a);
+}
+
+static void begin(struct asked *q, const struct core_guest *g)
+{
+	const struct core_migrate how = {.to = q->r->to,
+		.rate = q->r->rate,
+		.max_downtime_ms = q->r->max_downtime_ms,
+		.dry_run = q->r->dry_run};
 	struct core_migrate_plan plan = {0};
 	struct err err = ERR_INIT;
-	const struct core_guest *g = serve_find_guest(s, name, &err);
-	int rc = g ? 0 : err.code;
 
-	um__migrate_item__init(item);
-	item->guest = arena_str(a, g ? g->name : name);
-	if (rc == 0 && r->cancel) {
-		if (g->move) {
-			(void)str_copy(plan.from, sizeof(plan.from), g->move->source);
-			(void)str_copy(plan.to, sizeof(plan.to), g->move->target);
-			plan.number = g->move->number;
-		}
-		rc = core_move_cancel(s->core, g->uid, proc_wall_ms(), &s->out, &err);
-	} else if (rc == 0) {
-		rc = core_migrate(s->core, g->uid, &how, proc_wall_ms(), &plan, &s->out, &err);
+	if (core_migrate(q->s->core, g->uid, &how, proc_wall_ms(), &plan, &q->s->out, &err) < 0) {
+		refuse(q, g->name, &err);
+		return;
 	}
-	if (rc < 0)
-		item->error = moves_refusal(&err, a);
-	item->from = arena_str(a, plan.from);
-	item->to = arena_str(a, plan.to);
-	item->move = plan.number;
-	return item;
+	(void)add_item(q, g->name, plan.from, plan.to, plan.number);
+	for (size_t i = 0; i < plan.also_count; i++) {
+		const struct core_guest *other = core_guest(q->s->core, plan.also[i].uid);
+
+		if (!is_done(q, other->name))
+			(void)add_item(q, other->name, plan.from, plan.to, plan.also[i].number);
+	}
+	core_migrate_plan_free(&plan);
+}
+
+static void cancel(struct asked *q, const struct core_guest *g)
+{
+	const struct core_move *move = g->move;
+	uint64_t set = move ? move->set : 0;
+	struct err err = ERR_INIT;
+	bool *with = calloc(
+		core_moves(q->s->core) ? HASH_COUNT(core_moves(q->s->core)) + 1 : 1, sizeof(*with));
+	size_t i = 0;
+
+	if (!with)
+		abort();
+	for (const struct core_move *m = core_moves(q->s->core); m; m = m->hh.next)
+		with[i++] = set && m->set == set && m != move && m->guest;
+	i = 0;
+	if (core_move_cancel(q->s->core, g->uid, proc_wall_ms(), &q->s->out, &err) < 0) {
+		refuse(q, g->name, &err);
+	} else {
+		(void)add_item(q, g->name, move->source, move->target, move->number);
+		for (const struct core_move *m = core_moves(q->s->core); m; m = m->hh.next)
+			if (with[i++] && !is_done(q, m->name))
+				(void)add_item(q, m->name, m->source, m->target, m->number);
+	}
+	free(with);
+}
+
+static void one(struct asked *q, const char *name)
+{
+	struct err err = ERR_INIT;
+	const struct core_guest *g = serve_find_guest(q->s, name, &err);
+
+	if (!g)
+		refuse(q, name, &err);
+	else if (is_done(q, g->name))
+		return;
+	else if (q->r->cancel)
+		cancel(q, g);
+	else
+		begin(q, g);
 }
 
 void moves_migrate(struct serve *s, const struct peer *from, const Um__Envelope *env)
@@ -302,15 +378,15 @@ void moves_migrate(struct serve *s, const struct peer *from, const Um__Envelope 
 	Um__Envelope reply = wire_env(env->id);
 	Um__MigrateReply body = UM__MIGRATE_REPLY__INIT;
 	struct arena a = {0};
+	struct asked q = {.s = s, .r = r, .body = &body, .a = &a};
 
 	if (!r->n_guests || r->n_guests > MIGRATE_MAX) {
 		serve_refuse(s, from, env->id, UM__ERROR_CODE__INVALID,
 			"%zu guests to move; at least one, at most %u", r->n_guests, MIGRATE_MAX);
 		return;
 	}
-	body.items = (Um__MigrateItem **)arena_list(&a, r->n_guests);
 	for (size_t i = 0; i < r->n_guests; i++)
-		body.items[body.n_items++] = one(s, r, r->guests[i], &a);
+		one(&q, r->guests[i]);
 	reply.body_case = UM__ENVELOPE__BODY_MIGRATE_REPLY;
 	reply.migrate_reply = &body;
 	commit_event(s, from, &reply, NULL, 0);

@@ -263,6 +263,9 @@ bool agents_message(struct serve *s, const struct peer *from, const Um__Envelope
 void agents_resync(struct serve *s);
 struct agent *agents_by_host(const struct serve *s, const char *host);
 void agents_free(struct serve *s);
+/* After a decision that touched the host: one that is lost is no source of artefacts, one
+ * that was removed is no agent, and the others' agents talk to it no more. */
+void agents_host_changed(struct serve *s, const char *host);
 void agents_blob_add(struct serve *s, const uint8_t *id, const char *host);
 void agents_blob_remove(struct serve *s, const uint8_t *id, const char *host);
 
@@ -387,6 +390,11 @@ void streams_agent_gone(struct serve *s, const char *host);
 void streams_free(struct serve *s);
 /* A guest by its full name, or by the part after '/' where that is unique. */
 const struct core_guest *serve_find_guest(const struct serve *s, const char *name, struct err *err);
+
+/* ---------------------------------------------------------------- actions.c */
+
+void actions_guest(struct serve *s, const struct peer *from, const Um__Envelope *env);
+void actions_host(struct serve *s, const struct peer *from, const Um__Envelope *env);
 
 /* ---------------------------------------------------------------- api.c */
 

@@ -11,6 +11,7 @@
  * WRAP: core_host_hello
  * WRAP: drains_restore
  * WRAP: orphans_restore
+ * WRAP: loss_tick
  */
 #include <string.h>
 
@@ -32,6 +33,8 @@ static const struct bug_text bugs[] = {
 	{"reports-lost", "agent: one report in twenty is not sent"},
 	{"reports-unnumbered", "agent: reports have no numbers: loss and order go unseen"},
 	{"gaps-unseen", "agent: a gap in what it is told goes unseen"},
+	{"margin-none", "agent, scheduler: nothing lies between the ends of their leases"},
+	{"lease-from-reply", "agent: the lease is counted from the reply, not from the sending"},
 	{"lease-unkept", "agent: the end of the lease goes unseen, and there is no fencer"},
 	{"not-adopted", "agent: after a restart it does not take over runners that live"},
 	{"start-unsaved", "agent: a guest is started before its record is on the disk"},
@@ -73,6 +76,17 @@ WRAP(int, orphans_restore, struct serve *s, const Um__StoredOrphan *r, struct er
 WRAP(int, core_host_hello, struct core *core, const struct core_hostfacts *facts,
 	const struct core_observed *observed, size_t count, uint64_t now, uint64_t mono,
 	struct core_out *out, struct err *err);
+
+WRAP(uint64_t, loss_tick, struct core *core, struct core_host *host, uint64_t silent, uint64_t now,
+	uint64_t mono, struct core_out *out);
+
+uint64_t __wrap_loss_tick(struct core *core, struct core_host *host, uint64_t silent, uint64_t now,
+	uint64_t mono, struct core_out *out)
+{
+	if (bug("margin-none"))
+		silent += core->config.margin_ms;
+	return __real_loss_tick(core, host, silent, now, mono, out);
+}
 
 void __wrap_records_op(
 	struct serve *s, const struct core_dirty *dirty, struct arena *a, struct store_op *op)

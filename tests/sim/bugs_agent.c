@@ -5,6 +5,7 @@
  * WRAP: life_adopt
  * WRAP: reconcile_next
  * WRAP: fence_cuts
+ * WRAP: fence_renew
  * WRAP: orphans_record
  * WRAP: orphans_prune
  */
@@ -32,6 +33,17 @@ WRAP(void, orphans_prune, struct orphans *orphans, const Um__GuestRemove *which)
 WRAP(int, life_adopt, struct guest *g, struct err *err);
 WRAP(enum reconcile_step, reconcile_next, const struct reconcile_want *want,
 	const struct reconcile_have *have, uint64_t now);
+
+WRAP(void, fence_renew, struct fence *fence, uint64_t left, uint64_t lease);
+
+void __wrap_fence_renew(struct fence *fence, uint64_t left, uint64_t lease)
+{
+	if (bug("margin-none"))
+		left += lease / FENCE_GUARD;
+	if (bug("lease-from-reply"))
+		left = lease;
+	__real_fence_renew(fence, left, lease);
+}
 
 bool __wrap_fence_cuts(const struct guest *g)
 {

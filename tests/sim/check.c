@@ -113,6 +113,31 @@ static void each_runner(
 	}
 }
 
+void check_recovered(uint64_t uid, uint64_t epoch)
+{
+	struct sim_given *g;
+
+	HASH_FIND(hh, sim->recovered, &uid, sizeof(uid), g);
+	if (!g) {
+		g = calloc(1, sizeof(*g));
+		if (!g)
+			abort();
+		g->number = uid;
+		HASH_ADD(hh, sim->recovered, number, sizeof(g->number), g);
+	}
+	g->to = epoch > g->to ? epoch : g->to;
+}
+
+/* Of a guest that its user has recovered from a host that was off: what that has of it may
+ * start when it boots, and ends when it hears of it. */
+static bool excused(uint64_t uid, uint64_t epoch)
+{
+	const struct sim_given *g;
+
+	HASH_FIND(hh, sim->recovered, &uid, sizeof(uid), g);
+	return g && epoch <= g->to;
+}
+
 struct started {
 	struct sim_machine *m;
 	uint64_t uid, epoch, memory;
@@ -125,7 +150,8 @@ static void compare(void *arg, struct sim_machine *m, struct sim_runner *r)
 
 	if (m == s->m)
 		s->memory += r->memory;
-	if (r->uid == s->uid && m != s->m)
+	if (r->uid == s->uid && m != s->m && !excused(r->uid, r->epoch) &&
+		!excused(s->uid, s->epoch))
 		sim_fail("%s runs on %s under epoch %" PRIu64
 			 " and is started on %s under %" PRIu64,
 			s->name, m->name, r->epoch, s->m->name, s->epoch);
@@ -149,6 +175,8 @@ void check_started(struct sim_machine *m, uint64_t uid, uint64_t epoch, const ch
 		newest->number = uid;
 		HASH_ADD(hh, sim->newest, number, sizeof(newest->number), newest);
 	}
+	if (epoch < newest->to && excused(uid, epoch))
+		return;
 	if (epoch < newest->to)
 		sim_fail("%s is started under epoch %" PRIu64 " after %" PRIu64, name, epoch,
 			newest->to);
@@ -275,6 +303,59 @@ static const struct core_host *host_for(const struct serve *s, const struct core
 	return NULL;
 }
 
+static uint32_t group_on(
+	const struct core_host *h, const struct core_deployment *d, const char *name)
+{
+	const struct core_guest *g;
+	uint32_t count = 0;
+
+	DL_FOREACH2(h->guests, g, host_next)
+	count += g->deployment == d && g->group && strcmp(g->group->spec.name, name) == 0;
+	return count;
+}
+
+/* Where a lab was changed they may be apart, and stay so. */
+static bool is_beside(const struct core_host *h, const struct core_group *group, const char *other)
+{
+	uint32_t own = group_on(h, group->deployment, group->spec.name),
+		 there = group_on(h, group->deployment, other);
+
+	return !own || there > (strcmp(group->spec.name, other) == 0 ? 1u : 0u);
+}
+
+/* Of guests that want nothing but to be with one another: one that takes all of the
+ * deployment that are on FROM. */
+static const struct core_host *host_for_all(const struct serve *s, const struct core_guest *g)
+{
+	const struct core_guest *other;
+	const struct core_host *from = g->host;
+	uint64_t memory = 0, disk = 0, cpu = 0;
+
+	for (const struct core_group *group = g->deployment->groups; group; group = group->next) {
+		const struct core_rules *r = group->spec.rules;
+
+		if (*group->spec.host || group->spec.max_per_host ||
+			(r && (r->expr_count || r->spread_count || r->exclusive)))
+			return NULL;
+		for (size_t i = 0; r && i < r->affinity_count; i++)
+			if (r->affinities[i].apart || *r->affinities[i].over ||
+				!is_beside(from, group, r->affinities[i].guest))
+				return NULL;
+	}
+	DL_FOREACH2(from->guests, other, host_next)
+	if (other->deployment == g->deployment) {
+		memory += other->memory;
+		disk += other->disk;
+		cpu += other->cpu;
+	}
+	for (const struct core_host *h = core_hosts(s->core); h; h = h->hh.next)
+		if (h != from && h->state == CORE_HOST_UP && !h->cordoned && !h->avoid_until &&
+			h->memory_reserved + memory <= h->memory &&
+			h->disk_reserved + disk <= h->disk && h->cpu_reserved + cpu <= h->cpu * 8)
+			return h;
+	return NULL;
+}
+
 static bool guest_settled(const struct serve *s, const struct core_guest *g, struct missing *m)
 {
 	struct sim_runner *r = runs_at(g);
@@ -322,15 +403,18 @@ static bool drain_settled(const struct serve *s, const struct sim_machine *m, st
 		return miss(miss_, "%s is empty, and nobody says so", m->name);
 	DL_FOREACH2(h->guests, g, host_next)
 	{
-		struct core_migrate_plan plan;
+		struct core_migrate_plan plan = {0};
 		struct core_out out = {0};
 		struct err err = ERR_INIT;
 
-		if (core_migrate(s->core, g->uid, &how, 0, &plan, &out, &err) == 0)
+		if (core_migrate(s->core, g->uid, &how, 0, &plan, &out, &err) == 0) {
+			core_migrate_plan_free(&plan);
 			return miss(miss_,
 				"%s is still on %s, which is emptied, though %s has room", g->name,
 				m->name, plan.to);
+		}
 		to = host_for(s, g);
+		to = to ? to : host_for_all(s, g);
 		if (to)
 			return miss(miss_,
 				"%s stays on %s, which is emptied (%s), though %s has room",
@@ -473,6 +557,7 @@ void check_free(void)
 	struct sim_disk *d, *next;
 
 	free_given(&sim->newest);
+	free_given(&sim->recovered);
 	HASH_ITER (hh, sim->disks, d, next) {
 		HASH_DEL(sim->disks, d);
 		free(d);

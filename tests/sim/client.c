@@ -7,6 +7,7 @@
 #include "lib/str.h"
 #include "lib/wire.h"
 #include "lib/zsock.h"
+#include "scheduler/serve/serve_int.h"
 #include "tests/sim/event.h"
 #include "tests/sim/hosts.h"
 #include "tests/sim/labs.h"
@@ -52,6 +53,7 @@ struct request {
 	Um__NicSpec nics[3][2], *nic_list[3][2];
 	Um__Placement placements[3];
 	Um__LabelExpr expr, *exprs;
+	Um__Affinity affinities[2], *affinity_list[2];
 	Um__SpreadOver spread, *spreads;
 	char *values[1];
 	char name[16], subnet[2][32], address[32];
@@ -96,6 +98,28 @@ static Um__GuestSpec *add_group(struct request *r, const char *name, uint32_t co
 	return s;
 }
 
+static void be_with(struct request *r, size_t group, const char *other)
+{
+	um__affinity__init(&r->affinities[group]);
+	r->affinities[group].guest = T(other);
+	r->affinity_list[group] = &r->affinities[group];
+	r->placements[group].affinity = &r->affinity_list[group];
+	r->placements[group].n_affinity = 1;
+}
+
+/* All of a group; two groups with each other; one with the other. */
+static void fill_together(struct request *r, uint32_t variant, unsigned nets)
+{
+	(void)add_group(r, "a", variant == LAB_TOGETHER ? 3 : 2, nets);
+	be_with(r, 0, variant == LAB_TOGETHER ? "a" : "b");
+	if (variant == LAB_TOGETHER)
+		r->guests[0].on_host_loss = UM__ON_HOST_LOSS__LOSS_RESTART;
+	else
+		(void)add_group(r, "b", 1, 1);
+	if (variant == LAB_TOGETHER + 1)
+		be_with(r, 1, "a");
+}
+
 static void fill_spec(struct request *r, uint32_t lab, uint32_t variant)
 {
 	unsigned nets = variant % 2 ? 2 : 1;
@@ -114,6 +138,10 @@ static void fill_spec(struct request *r, uint32_t lab, uint32_t variant)
 		r->nets[i].subnet = r->subnet[i];
 	}
 	r->spec.n_networks = nets;
+	if (variant >= LAB_TOGETHER) {
+		fill_together(r, variant, nets);
+		return;
+	}
 	g = add_group(r, "a", 1 + variant % 4, nets);
 	if (variant / 4 % 2)
 		g->memory_bytes = 128u << 20;
@@ -193,9 +221,32 @@ static bool is_drain(const struct wish *w)
 	return w->verb == USER_DRAIN || w->verb == USER_DRAIN_STOP;
 }
 
+/* The user has looked where its guests are: one whose host is lost, which is off. */
+static void fill_recover(struct request *r, const struct wish *w)
+{
+	struct sim_proc *p = sim->machines[SIM_SCHEDULER].proc;
+	const struct core_host *h =
+		p && p->serve ? core_host(p->serve->core, sim->machines[w->target].name) : NULL;
+	const struct core_guest *g = h && h->state == CORE_HOST_LOST ? h->guests : NULL;
+
+	for (uint32_t i = 0; g && i < w->variant % 3 && g->host_next; i++)
+		g = g->host_next;
+	(void)str_format(r->target, sizeof(r->target), "%s", g ? g->name : "lab0/none");
+	um__guest_action__init(&r->action);
+	r->action.guests = r->targets;
+	r->action.n_guests = 1;
+	r->action.verb = UM__GUEST_VERB__GUEST_RECOVER;
+	if (g)
+		check_recovered(g->uid, g->epoch);
+}
+
 static void fill_target(struct request *r, const struct wish *w)
 {
 	r->targets[0] = r->target;
+	if (w->verb == USER_RECOVER) {
+		fill_recover(r, w);
+		return;
+	}
 	if (w->verb >= USER_CORDON) {
 		um__host_action__init(&r->host);
 		(void)str_format(r->target, sizeof(r->target), "h%u", w->target);
@@ -244,6 +295,11 @@ static void ask(struct sim_client *c, const struct wish *w)
 
 	if (!r)
 		abort();
+	/* Before it is asked for: only one that is off is recovered from. */
+	if (!w->artefact && w->verb == USER_RECOVER) {
+		machine_power_off(&sim->machines[w->target]);
+		sim->machines[w->target].kept_off = true;
+	}
 	if (w->artefact) {
 		fill_artefact(r, w->target);
 		env.body_case = UM__ENVELOPE__BODY_ARTEFACT_COMMIT;
@@ -274,7 +330,7 @@ static void ask(struct sim_client *c, const struct wish *w)
 		} else if (w->verb == USER_PRUNE) {
 			env.body_case = UM__ENVELOPE__BODY_PRUNE_REQUEST;
 			env.prune_request = &r->prune;
-		} else if (w->verb >= USER_CORDON) {
+		} else if (w->verb >= USER_CORDON && w->verb != USER_RECOVER) {
 			env.body_case = UM__ENVELOPE__BODY_HOST_ACTION;
 			env.host_action = &r->host;
 		} else {
@@ -290,7 +346,7 @@ static void ask(struct sim_client *c, const struct wish *w)
 	c->waiting = true;
 	if (!w->artefact && w->verb <= USER_DELETE)
 		c->labs[w->target].sure = CLIENT_UNSURE;
-	if (!w->artefact && w->verb >= USER_UNCORDON)
+	if (!w->artefact && w->verb >= USER_UNCORDON && w->verb != USER_RECOVER)
 		c->drains[w->target] = CLIENT_UNSURE;
 	(void)zsock_send(c->sock, NULL, &env, NULL, 0, NULL);
 	loop_timer_arm(c->timer, ANSWER_MS);
@@ -316,6 +372,23 @@ static bool given_up(
 	return !again;
 }
 
+static void set_up(void *arg)
+{
+	machine_power_on(arg);
+}
+
+/* Until it is done, or cannot be, the host stays off. */
+static bool recovered(const struct wish *w, bool refused)
+{
+	struct sim_machine *m = &sim->machines[w->target];
+
+	if (refused && w->tries < 5)
+		return false;
+	m->kept_off = false;
+	(void)sim_after(sim_between(m, DRAW_CLIENT, SIM_SECOND, 6 * SIM_SECOND), NULL, set_up, m);
+	return true;
+}
+
 static bool settled_by(struct sim_client *c, const struct wish *w, const Um__Envelope *env)
 {
 	struct knowledge *k = w->verb < USER_CORDON ? &c->labs[w->target] : NULL;
@@ -337,6 +410,8 @@ static bool settled_by(struct sim_client *c, const struct wish *w, const Um__Env
 		k->wanted = false;
 		return true;
 	}
+	if (w->verb == USER_RECOVER)
+		return recovered(w, refused);
 	if (w->verb >= USER_UNCORDON && !refused)
 		c->drains[w->target] = w->verb == USER_DRAIN ? CLIENT_THERE : CLIENT_GONE;
 	if (w->verb == USER_HOST_GIVE_UP ||

@@ -230,7 +230,7 @@ void machine_power_off(struct sim_machine *m)
 
 void machine_power_on(struct sim_machine *m)
 {
-	if (m->powered)
+	if (m->powered || m->kept_off)
 		return;
 	m->powered = true;
 	m->boots++;

@@ -3,7 +3,8 @@
 #define UMLAUT_TESTS_SIM_LABS_H
 
 #define LABS_MAX 4
-#define LAB_VARIANTS 12
+#define LAB_VARIANTS 15
+#define LAB_TOGETHER 12 /* from here on: guests that are to be with one another */
 
 enum user_verb {
 	USER_APPLY,
@@ -19,7 +20,8 @@ enum user_verb {
 	USER_HOST_REMOVE,
 	USER_DRAIN,
 	USER_DRAIN_STOP,
-	USER_HOST_GIVE_UP /* host rm --force, and its machine is set up anew */
+	USER_HOST_GIVE_UP, /* host rm --force, and its machine is set up anew */
+	USER_RECOVER	   /* a guest of a host that is off for so long */
 };
 
 #endif

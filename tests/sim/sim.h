@@ -73,6 +73,7 @@ struct sim_machine {
 	uint64_t mono_base;
 	int64_t wall_skew_ms;
 	bool powered;
+	bool kept_off; /* by its user, who has made sure of it */
 	bool disk_full, disk_bad, slow;
 	uint32_t memory_mb, cpu_milli;
 	const char *zone;
@@ -118,7 +119,7 @@ struct sim {
 	bool failed, busy_queue;
 	char failure[512];
 	/* Once given, for good: see check.c. */
-	struct sim_given *uids, *epochs, *newest;
+	struct sim_given *uids, *epochs, *newest, *recovered;
 	struct sim_disk *disks; /* what was written on each */
 	uint64_t starts, applies, crashes;
 };
@@ -222,6 +223,8 @@ const void *store_sim_get(const struct sim_store *store, const char *key, size_t
 /* After every event of a scheduler. */
 void check_core(struct serve *serve);
 void check_told(const void *desired); /* an Um__Desired that is being sent */
+/* Its user has recovered it from a machine that is off, where it has this epoch. */
+void check_recovered(uint64_t uid, uint64_t epoch);
 void check_started(struct sim_machine *m, uint64_t uid, uint64_t epoch, const char *name);
 /* It found so many runs counted on its disk. */
 void check_disk(

@@ -26,6 +26,7 @@ struct step {
 	uint32_t guests, moving, stuck;
 	const char *reason;
 	bool drain, empty, removed;
+	uint64_t retry_at;
 	/* MOVE; also `state` and `reason` */
 	uint64_t number;
 	const char *guest, *from;
@@ -79,6 +80,7 @@ static void tell_host(struct server *s, const struct step *step)
 	drain.moving = step->moving;
 	drain.stuck = step->stuck;
 	drain.reason = text(step->reason);
+	drain.retry_at = step->retry_at;
 	host.drain = step->drain ? &drain : NULL;
 	if (step->removed) {
 		reply.deleted = deleted;
@@ -457,6 +459,29 @@ static void test_too_late(void **state)
 	done(&s);
 }
 
+/* Without a time to wait for: until two tries in a row left the same guests behind. */
+static void test_stuck(void **state)
+{
+	static const struct step script[] = {
+		{AT(2, 0), .stuck = 2, .reason = "a/two: no host", .retry_at = STARTED + 1},
+		{AT(2, 0), .stuck = 2, .reason = "a/two: no host", .retry_at = STARTED + 1},
+		{AT(2, 1)}, {MOVED(1, "a/one")},
+		{AT(1, 0), .stuck = 1, .reason = "a/two: no host", .retry_at = STARTED + 2},
+		{AT(1, 0), .stuck = 1, .reason = "a/two: no host", .retry_at = STARTED + 3},
+		{.what = END}};
+	struct server s = {0};
+
+	(void)state;
+	assert_int_equal(run(&s, "drain h1 -w", script), EXIT_FAILED);
+	says(&s.errors, "guest a/two cannot move: not the host asked for");
+	says(&s.errors, "h1 is not empty: 2 moved, 1 cannot leave");
+	says(&s.output, "a/one moved from h1 to h2");
+	/* Each is asked for with its reason. */
+	assert_int_equal(s.asked, 2);
+	assert_true(s.dry_run);
+	done(&s);
+}
+
 static void test_interrupted(void **state)
 {
 	static const struct step script[] = {{AT(5, 2)}, {.what = END}};
@@ -526,6 +551,7 @@ int main(void)
 		cmocka_unit_test(test_usage),
 		cmocka_unit_test(test_waits),
 		cmocka_unit_test(test_too_late),
+		cmocka_unit_test(test_stuck),
 		cmocka_unit_test(test_interrupted),
 		cmocka_unit_test(test_lost),
 		cmocka_unit_test(test_ended_by_others),

@@ -342,6 +342,8 @@ static void test_orphan(void **state)
 	assert_int_equal(fs_write_atomic(log, "said", 4, 0600, NULL), 0);
 	say_removed(w, 10, true, false);
 	until(w, is_gone, UID(1));
+	/* At once: it runs elsewhere, under the same addresses. */
+	assert_int_equal(w->fake.forced, 1);
 	until(w, orphan_there, (void *)10);
 	assert_false(folder_exists(w, "guests"));
 	assert_int_equal(w->orphan.uid, 1);

@@ -26,6 +26,7 @@ static inline int migrate(
 	rc = core_migrate(w->core, g->uid, &how, w->now, &plan, &w->out, &w->err);
 	check(w);
 	*number = plan.number;
+	core_migrate_plan_free(&plan);
 	return rc;
 }
 

@@ -234,7 +234,7 @@ static void test_loss_and_return(void **state)
 	check(&w);
 	assert_int_equal(core_host(w.core, "h1")->state, CORE_HOST_LOST);
 	assert_int_equal(g->phase, CORE_LOST);
-	assert_int_equal(core_heartbeat(w.core, "h1", 0, w.now, w.now), -ENOENT);
+	assert_int_equal(core_heartbeat(w.core, "h1", 0, w.now, w.now, &w.out), -ENOENT);
 	seen = (struct core_observed){.uid = g->uid,
 		.epoch = g->epoch,
 		.phase = CORE_RUNNING,
@@ -290,7 +290,7 @@ static void random_step(struct world *w, uint64_t *seed)
 		(void)core_tick(w->core, w->now, w->now, &w->out);
 		break;
 	case 5:
-		(void)core_heartbeat(w->core, hosts[x % 3], 0, w->now, w->now);
+		(void)core_heartbeat(w->core, hosts[x % 3], 0, w->now, w->now, &w->out);
 		break;
 	case 6:
 		(void)core_cordon(w->core, hosts[x % 3], (x >> 8) % 2, w->now, &w->out, &w->err);

@@ -49,7 +49,8 @@ static void tick(struct world *w, const char *const *hosts, uint64_t ms)
 	for (uint64_t at = 0; at < ms; at += 1000) {
 		w->now += 1000;
 		for (const char *const *h = hosts; *h; h++)
-			assert_int_equal(core_heartbeat(w->core, *h, 1, w->now, w->now), 0);
+			assert_int_equal(
+				core_heartbeat(w->core, *h, 1, w->now, w->now, &w->out), 0);
 		(void)core_tick(w->core, w->now, w->now, &w->out);
 		check(w);
 	}
@@ -248,6 +249,73 @@ static void test_rules_see_what_comes(void **state)
 	world_close(&w);
 }
 
+/* What is asked for together is shared by those that send: the last one has all of it. */
+static void test_rate(void **state)
+{
+	const struct core_move *first, *m;
+	uint64_t number;
+	size_t count;
+	struct world w;
+	struct lab lab;
+
+	(void)state;
+	world_open(&w);
+	host_up(&w, "a", 1ull << 30);
+	(void)placed_lab(&w, &lab, 2);
+	host_up(&w, "b", 1ull << 30);
+	unit_ok(core_drain(w.core, "a", 4, 1000, 0, w.now, &w.out, &w.err), &w.err);
+	first = active_out_of(&w, "a", &count);
+	assert_int_equal(count, 2);
+	number = first->number;
+	says(&w, number, "b", CORE_MOVE_TARGET, CORE_MOVE_IS_READY, false);
+	assert_int_equal(first->rate, 1000);
+	for (m = core_moves(w.core); m; m = m->hh.next)
+		if (m != first)
+			says(&w, m->number, "b", CORE_MOVE_TARGET, CORE_MOVE_IS_READY, false);
+	assert_int_equal(first->rate, 500);
+	core_out_reset(&w.out);
+	says(&w, number, "a", CORE_MOVE_SOURCE, CORE_MOVE_IS_SMALL, false);
+	says(&w, number, "a", CORE_MOVE_SOURCE, CORE_MOVE_IS_FROZEN, false);
+	says(&w, number, "b", CORE_MOVE_TARGET, CORE_MOVE_IS_SEALED, false);
+	assert_int_equal(first->phase, CORE_MOVE_START);
+	m = core_moves(w.core) == first ? first->hh.next : core_moves(w.core);
+	assert_int_equal(m->rate, 1000);
+	assert_true(told(&w, CORE_TELL_MOVE, "a"));
+	world_close(&w);
+}
+
+/* What an earlier drain of the host has left under way is none of the new one's. */
+static void test_begun_again(void **state)
+{
+	const struct core_host *a;
+	const struct core_move *m;
+	uint64_t number;
+	size_t count;
+	struct world w;
+	struct lab lab;
+
+	(void)state;
+	world_open(&w);
+	host_up(&w, "a", 1ull << 30);
+	(void)placed_lab(&w, &lab, 6);
+	host_up(&w, "b", 1ull << 30);
+	a = core_host(w.core, "a");
+	drain(&w, "a", 2);
+	m = active_out_of(&w, "a", &count);
+	number = m->number;
+	up_to_start(&w, number, "a", "b");
+	unit_ok(core_drain_cancel(w.core, "a", w.now, &w.out, &w.err), &w.err);
+	drain(&w, "a", 2);
+	assert_int_equal(a->drain->moving, 2);
+	/* It comes to its end: no third one is begun for it. */
+	observe(&w, core_move(w.core, number)->guest, CORE_RUNNING, true);
+	assert_int_equal(core_move(w.core, number)->phase, CORE_MOVE_DROP);
+	assert_int_equal(a->drain->moving, 2);
+	(void)active_out_of(&w, "a", &count);
+	assert_int_equal(count, 2);
+	world_close(&w);
+}
+
 static void test_refused(void **state)
 {
 	struct world w;
@@ -275,6 +343,8 @@ int main(void)
 		cmocka_unit_test(test_cancel),
 		cmocka_unit_test(test_into),
 		cmocka_unit_test(test_rules_see_what_comes),
+		cmocka_unit_test(test_rate),
+		cmocka_unit_test(test_begun_again),
 		cmocka_unit_test(test_refused),
 	};
 

@@ -5,7 +5,7 @@
 static void silence(struct world *w, uint64_t ms)
 {
 	w->now += ms;
-	assert_int_equal(core_heartbeat(w->core, "h2", 0, w->now, w->now), 0);
+	assert_int_equal(core_heartbeat(w->core, "h2", 0, w->now, w->now, &w->out), 0);
 	(void)core_tick(w->core, w->now, w->now, &w->out);
 	check(w);
 }
@@ -369,6 +369,25 @@ static void test_remove_by_force(void **state)
 	world_close(&w);
 }
 
+/* One that may only be late after a start of the scheduler is not given up, also when it has
+ * nothing: its key would be good for nothing any more. */
+static void test_remove_joining(void **state)
+{
+	const struct core_hostfacts facts = {.name = "h1", .memory = 1ull << 30};
+	struct world w;
+
+	(void)state;
+	world_open(&w);
+	unit_ok(core_load_host(w.core, &facts, false, w.now, &w.err), &w.err);
+	unit_ok(core_loaded(w.core, w.now, w.now, &w.out, &w.err), &w.err);
+	assert_int_equal(core_host(w.core, "h1")->state, CORE_HOST_JOINING);
+	assert_int_equal(core_host_removable(w.core, "h1", true, &w.err), -EBUSY);
+	assert_int_equal(core_host_remove(w.core, "h1", true, w.now, &w.out, &w.err), -EBUSY);
+	unit_ok(core_host_remove(w.core, "h1", false, w.now, &w.out, &w.err), &w.err);
+	assert_int_equal(core_host_removable(w.core, "h1", false, &w.err), -ENOENT);
+	world_close(&w);
+}
+
 /* A host with old disks is not forgotten as if it had nothing. */
 static void test_remove_with_orphans(void **state)
 {
@@ -469,6 +488,7 @@ int main(void)
 		cmocka_unit_test(test_slept),
 		cmocka_unit_test(test_remove_by_force),
 		cmocka_unit_test(test_remove_with_orphans),
+		cmocka_unit_test(test_remove_joining),
 		cmocka_unit_test(test_none),
 		cmocka_unit_test(test_policy_changed_just_now),
 		cmocka_unit_test(test_stopped),

@@ -130,7 +130,8 @@ static void test_back(void **state)
 				break;
 			case 3: /* the target is lost: nobody waits for it */
 				w.now += 3000;
-				assert_int_equal(core_heartbeat(w.core, "a", 1, w.now, w.now), 0);
+				assert_int_equal(
+					core_heartbeat(w.core, "a", 1, w.now, w.now, &w.out), 0);
 				w.now += 3000;
 				(void)core_tick(w.core, w.now, w.now, &w.out);
 				assert_int_equal(m->phase, CORE_MOVE_FAILED);
@@ -184,7 +185,7 @@ static void test_source_lost(void **state)
 	m = core_move(w.core, number);
 	up_to_start(&w, number, "a", "b");
 	w.now += 3000;
-	assert_int_equal(core_heartbeat(w.core, "b", 1, w.now, w.now), 0);
+	assert_int_equal(core_heartbeat(w.core, "b", 1, w.now, w.now, &w.out), 0);
 	w.now += 3000;
 	(void)core_tick(w.core, w.now, w.now, &w.out);
 	check(&w);
@@ -217,7 +218,7 @@ static void test_returned(void **state)
 	up_to_start(&w, number, "a", "b");
 	for (int i = 0; i < 20 && strcmp(g->host ? g->host->name : "", "a") != 0; i++) {
 		w.now += 3000;
-		assert_int_equal(core_heartbeat(w.core, "a", 1, w.now, w.now), 0);
+		assert_int_equal(core_heartbeat(w.core, "a", 1, w.now, w.now, &w.out), 0);
 		(void)core_tick(w.core, w.now, w.now, &w.out);
 		check(&w);
 	}
@@ -242,13 +243,17 @@ static void test_silence(void **state)
 	says(&w, number, "b", CORE_MOVE_TARGET, CORE_MOVE_IS_READY, false);
 	says(&w, number, "a", CORE_MOVE_SOURCE, CORE_MOVE_IS_SMALL, false);
 	for (int i = 0; i < 70; i++) {
+		/* The wall clock is set, forward and back: that is no silence. */
+		uint64_t wall = w.now + 1000 + (i / 20 % 2 ? 7200000 : 0);
+
 		w.now += 1000;
-		assert_int_equal(core_heartbeat(w.core, "a", 1, w.now, w.now), 0);
-		assert_int_equal(core_heartbeat(w.core, "b", 1, w.now, w.now), 0);
-		(void)core_tick(w.core, w.now, w.now, &w.out);
+		assert_int_equal(core_heartbeat(w.core, "a", 1, wall, w.now, &w.out), 0);
+		assert_int_equal(core_heartbeat(w.core, "b", 1, wall, w.now, &w.out), 0);
+		(void)core_tick(w.core, wall, w.now, &w.out);
 		check(&w);
+		/* It runs from the first tick after the last that was heard. */
 		assert_int_equal(core_move(w.core, number)->phase,
-			i < 60 ? CORE_MOVE_FREEZE : CORE_MOVE_BACK);
+			i < 61 ? CORE_MOVE_FREEZE : CORE_MOVE_BACK);
 	}
 	world_close(&w);
 }
@@ -358,7 +363,7 @@ static void random_step(struct world *w, struct lab *lab, uint64_t *seed)
 		w->now += next_random(seed) % 4000;
 		for (size_t i = 0; i < 4; i++)
 			if (next_random(seed) % 4)
-				(void)core_heartbeat(w->core, hosts[i], 1, w->now, w->now);
+				(void)core_heartbeat(w->core, hosts[i], 1, w->now, w->now, &w->out);
 		(void)core_tick(w->core, w->now, w->now, &w->out);
 	}
 	check(w);
