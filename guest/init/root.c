@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -22,9 +23,21 @@
 #define EXT4_SUPER_OFFSET 1024
 #define EXT4_IOC_RESIZE_FS _IOW('f', 16, uint64_t)
 
+/* A reboot inside the guest starts its kernel again in the same process, and on a busy host
+ * that is quicker than the death of its processes, which share its files and so keep the lock
+ * on the disk's. */
+#define LOCKED_MS 20000
+#define LOCKED_AGAIN_MS 50
+
 static int try_mount(const char *device, const char *type, unsigned long flags)
 {
-	return mount(device, NEW_ROOT, type, flags, NULL) ? -errno : 0;
+	uint64_t end = sys_uptime_ms() + LOCKED_MS;
+	int rc;
+
+	while ((rc = mount(device, NEW_ROOT, type, flags, NULL) ? -errno : 0) == -EAGAIN &&
+		sys_uptime_ms() < end)
+		(void)poll(NULL, 0, LOCKED_AGAIN_MS);
+	return rc;
 }
 
 /* Every block file system the kernel knows, ext4 first. */
@@ -36,7 +49,7 @@ static int mount_any(const char *device, struct err *err)
 
 	if (rc == 0)
 		return 0;
-	if (rc == -ENOENT || rc == -ENXIO || rc == -ENOTBLK)
+	if (rc == -ENOENT || rc == -ENXIO || rc == -ENOTBLK || rc == -EAGAIN)
 		return err_errno(err, rc, "root device %s", device);
 	if (sys_read("/proc/filesystems", list, sizeof(list)) < 0)
 		list[0] = '\0';

@@ -374,6 +374,38 @@ static void test_reboot(void **state)
 }
 
 /* What is wrong is said at the start, and nothing is left. */
+static bool never(struct rk *rk)
+{
+	(void)rk;
+	return false;
+}
+
+/* Its disk is locked when it starts: as by what is left of the kernel before a reboot, on a
+ * busy host.  It waits. */
+static void test_locked_disk(void **state)
+{
+	struct rk *rk = *state;
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	struct err err = ERR_INIT;
+	char cow[400];
+	int fd;
+
+	rk_new_guest(rk, "locked");
+	(void)snprintf(cow, sizeof(cow), "%s/cow", rk->guest);
+	fd = open(cow, O_RDWR | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(fcntl(fd, F_SETLK, &lock), 0);
+	rk_start(rk, &(struct rk_options){0});
+	assert_false(rk_wait_ms(rk, never, 3000));
+	assert_false(rk_has_ended(rk));
+	(void)close(fd);
+	rk_wait(rk, rk_is_ready);
+	assert_true(rk->ready);
+	assert_int_equal(runnerctl_stop(rk->rc, 20000, false, &err), 0);
+	rk_finish(rk);
+	assert_int_equal(rk->exit_status, 0);
+}
+
 static void test_refusals(void **state)
 {
 	struct rk *rk = *state;
@@ -632,6 +664,7 @@ int main(void)
 		cmocka_unit_test(test_two_agents),
 		cmocka_unit_test(test_stop_deadline),
 		cmocka_unit_test(test_reboot),
+		cmocka_unit_test(test_locked_disk),
 		cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_run_fails),
 		cmocka_unit_test(test_panic),
