@@ -182,27 +182,24 @@ static void gone(struct core *core, struct core_orphan *o, struct core_out *out)
 	forget(core, o, out);
 }
 
-/* A host that cannot read what an orphan was says only where, how large and why: what is
- * known of it stays. */
-static void take_facts(struct core_orphan *o, const struct core_orphan_facts *seen)
-{
-	if (seen->uid || !o->facts.uid) {
-		o->facts = *seen;
-		return;
-	}
-	o->facts.bytes = seen->bytes;
-	memcpy(o->facts.reason, seen->reason, sizeof(o->facts.reason));
-	memcpy(o->facts.path, seen->path, sizeof(o->facts.path));
-}
-
 static void observe_one(struct core *core, const struct core_host *host,
 	const struct core_orphan_facts *seen, struct core_out *out)
 {
 	struct core_orphan *o = get(core, seen->epoch);
+	struct core_orphan_facts known;
 	bool fresh = !o || o->state == CORE_ORPHAN_EXPECTED;
 
 	if (o && strcmp(o->host, host->name) != 0)
 		return; /* an epoch is of one host */
+	/* A host that cannot read what it was says only where, how large and why: what is
+	 * known of it stays. */
+	if (o && !seen->uid && !seen->gone) {
+		known = o->facts;
+		known.bytes = seen->bytes;
+		memcpy(known.reason, seen->reason, sizeof(known.reason));
+		memcpy(known.path, seen->path, sizeof(known.path));
+		seen = &known;
+	}
 	if (seen->gone) {
 		if (o && o->state == CORE_ORPHAN_EXPECTED)
 			forget(core, o, out);
@@ -216,11 +213,11 @@ static void observe_one(struct core *core, const struct core_host *host,
 		out->failed = true;
 		return;
 	}
-	take_facts(o, seen);
+	o->facts = *seen;
 	o->seen = true;
 	if (fresh) {
 		o->state = CORE_ORPHAN_KEPT;
-		out_log(out, "guest", o->facts.name, "OrphanKept", true, host->name,
+		out_log(out, "guest", seen->name, "OrphanKept", true, host->name,
 			"the disk that it left on %s is kept: 'clusterctl get orphans', "
 			"'clusterctl "
 			"prune'",

@@ -131,6 +131,26 @@ static void delete_lab(struct world *w)
 	check(w);
 }
 
+/* Its host cannot read whose it was: what was known of it stays. */
+static void say_unread(struct world *w, uint64_t epoch)
+{
+	const struct core_orphan_facts facts = {.epoch = epoch,
+		.name = "unknown/7",
+		.bytes = 4096,
+		.reason = "its record cannot be read"};
+	const struct core_orphan *o;
+
+	core_out_reset(&w->out);
+	core_orphans_observed(w->core, "h1", &facts, 1, true, &w->out);
+	check(w);
+	o = core_orphan(w->core, epoch);
+	assert_non_null(o);
+	assert_int_equal(o->state, CORE_ORPHAN_KEPT);
+	assert_string_equal(o->facts.name, "lab/web-1");
+	assert_string_equal(o->facts.reason, "its record cannot be read");
+	assert_true(o->facts.uid > 0);
+}
+
 static void test_orphan(void **state)
 {
 	const struct core_orphan *o;
@@ -158,6 +178,7 @@ static void test_orphan(void **state)
 	say_orphan(&w, g->uid, epoch, false);
 	assert_int_equal(core_orphan(w.core, epoch)->state, CORE_ORPHAN_KEPT);
 	assert_int_equal(core_host(w.core, "h1")->disk_reserved, reserved + 4096);
+	say_unread(&w, epoch);
 	/* Another hello; the user deletes the guest: what is kept stays. */
 	back_with(&w, 0, 0, epoch);
 	delete_lab(&w);
