@@ -164,6 +164,10 @@ static struct agent *session(struct serve *s, const struct peer *from, const Um_
 	agent->observed_gap = false;
 	agent->instance = hello->instance;
 	agent->hello = hello->number;
+	agent->heard_at = proc_mono_ms();
+	memset(agent->boot_id, 0, sizeof(agent->boot_id));
+	if (hello->boot_id.len == sizeof(agent->boot_id))
+		memcpy(agent->boot_id, hello->boot_id.data, sizeof(agent->boot_id));
 	agent->full_due = false;
 	memcpy(agent->peer_id, from->z.id, from->z.id_size);
 	agent->peer_id_size = from->z.id_size;
@@ -211,6 +215,16 @@ static bool keeps_lease(struct serve *s, const char *name, uint64_t disk_free)
 	return core_heartbeat(s->core, name, disk_free, proc_wall_ms(), proc_mono_ms()) == 0;
 }
 
+/* A copy of a machine has its key and its name, and would run its guests as well.  An agent
+ * that is started again is on the same boot; a machine that was is not heard meanwhile, and
+ * let in before it counts as lost. */
+static bool is_copy(const struct serve *s, const struct agent *agent, const Um__AgentHello *h)
+{
+	return h->boot_id.len == sizeof(agent->boot_id) && agent->instance != h->instance &&
+	       memcmp(h->boot_id.data, agent->boot_id, sizeof(agent->boot_id)) != 0 &&
+	       proc_mono_ms() - agent->heard_at < s->config.lease_ms / 2;
+}
+
 static void hello(struct serve *s, const struct peer *from, const Um__Envelope *env)
 {
 	const Um__AgentHello *h = env->agent_hello;
@@ -236,6 +250,15 @@ static void hello(struct serve *s, const struct peer *from, const Um__Envelope *
 	agent = agents_by_host(s, h->host);
 	if (agent && h->number && agent->instance == h->instance && h->number <= agent->hello) {
 		/* Overtaken by a newer one: what it says is no longer so. */
+		facts_free(&facts);
+		return;
+	}
+	if (agent && is_copy(s, agent, h)) {
+		serve_refuse(s, from, env->id, UM__ERROR_CODE__CONFLICT,
+			"another machine is host '%s', and was heard just now; if this one is a "
+			"copy "
+			"of it: umlaut-agent --purge, and a name and a token of its own",
+			h->host);
 		facts_free(&facts);
 		return;
 	}
@@ -336,6 +359,7 @@ static void heartbeat(struct serve *s, struct agent *agent, const Um__Envelope *
 	}
 	if (h->usage)
 		agent->memory_used = h->usage->memory_used_bytes;
+	agent->heard_at = proc_mono_ms();
 	body.seq = h->seq;
 	body.lease_ms = s->config.lease_ms;
 	reply.body_case = UM__ENVELOPE__BODY_HEARTBEAT_REPLY;

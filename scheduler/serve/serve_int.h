@@ -71,6 +71,8 @@ struct agent {
 	uint64_t session;
 	uint64_t seq;		  /* of the last Desired made */
 	uint64_t instance, hello; /* the newest heard of */
+	uint8_t boot_id[16];	  /* of the machine it is on */
+	uint64_t heard_at;	  /* monotonic: its hello, or last heartbeat */
 	uint64_t observed_seq;	  /* of the last report taken */
 	bool observed_gap;	  /* one before it never came */
 	/* As of the last heartbeat: what the agent had, what had been made for it, and for

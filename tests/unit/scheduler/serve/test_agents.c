@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <sys/mount.h>
 #include <unistd.h>
@@ -20,6 +21,7 @@ struct world {
 	struct zsock *agent;
 	struct loop_timer *check;
 	uint64_t deadline, seq;
+	uint64_t boot, instance; /* of the agent's machine, and its own */
 	char dir[64], local[96];
 	/* Of the last Desired. */
 	unsigned welcomes, fulls, refusals, beats, lists;
@@ -158,7 +160,7 @@ static void hello(struct world *w)
 	Um__GuestObserved seen = UM__GUEST_OBSERVED__INIT, *list = &seen;
 	struct err err = ERR_INIT;
 	char host[] = "h1", vtep[] = "10.0.0.1";
-	uint8_t boot_id[16] = {1};
+	uint8_t boot_id[16] = {(uint8_t)(w->boot + 1)};
 
 	facts.memory_bytes = 1ull << 30;
 	facts.cpu_milli = 4000;
@@ -166,7 +168,7 @@ static void hello(struct world *w)
 	facts.vtep = vtep;
 	facts.underlay_mtu = 1500;
 	m.host = host;
-	m.instance = 1;
+	m.instance = w->instance + 1;
 	m.number = w->numbered;
 	m.boot_id = (ProtobufCBinaryData){.len = sizeof(boot_id), .data = boot_id};
 	m.facts = &facts;
@@ -560,6 +562,48 @@ static void test_frozen(void **state)
 	world_close(&w);
 }
 
+static bool is_answered(struct world *w)
+{
+	return w->refusals || w->welcomes;
+}
+
+/* A copy of a machine, with its key and its name: it is not let in while the other one is
+ * heard.  An agent that is started again is at once, and so is a machine after a while. */
+static void test_copy(void **state)
+{
+	struct world w = {.on_disk = false};
+	uint64_t end;
+
+	(void)state;
+	world_open(&w);
+	until(&w, is_up);
+	hello(&w);
+	until(&w, is_welcome);
+	w.boot = w.instance = 1;
+	hello(&w);
+	until(&w, is_refused);
+	assert_non_null(strstr(w.refusal, "another machine is host 'h1'"));
+	assert_int_equal(w.welcomes, 1);
+	w.boot = 0;
+	w.instance = 2;
+	w.welcomes = w.fulls = 0;
+	hello(&w);
+	until(&w, is_welcome);
+	/* The machine was started again: heard when its old self is not any more. */
+	w.boot = 1;
+	w.instance = 3;
+	w.welcomes = 0;
+	end = proc_mono_ms() + WAIT_MS;
+	while (!w.welcomes && proc_mono_ms() < end) {
+		(void)poll(NULL, 0, 100);
+		w.refusals = 0;
+		hello(&w);
+		until(&w, is_answered);
+	}
+	assert_int_equal(w.welcomes, 1);
+	world_close(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -567,6 +611,7 @@ int main(void)
 		cmocka_unit_test(test_desired_lost),
 		cmocka_unit_test(test_report_lost),
 		cmocka_unit_test(test_old_hello),
+		cmocka_unit_test(test_copy),
 		cmocka_unit_test(test_network_left_and_joined),
 		cmocka_unit_test(test_frozen),
 	};
