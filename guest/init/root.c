@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -26,7 +27,7 @@
  * that is quicker than the death of its processes, which share its files and so keep the lock
  * on the disk's. */
 #define LOCKED_MS 20000
-#define LOCKED_AGAIN_US 50000
+#define LOCKED_AGAIN_MS 50
 
 static int try_mount(const char *device, const char *type, unsigned long flags)
 {
@@ -35,7 +36,7 @@ static int try_mount(const char *device, const char *type, unsigned long flags)
 
 	while ((rc = mount(device, NEW_ROOT, type, flags, NULL) ? -errno : 0) == -EAGAIN &&
 		sys_uptime_ms() < end)
-		(void)usleep(LOCKED_AGAIN_US);
+		(void)poll(NULL, 0, LOCKED_AGAIN_MS);
 	return rc;
 }
 
