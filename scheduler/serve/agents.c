@@ -276,16 +276,6 @@ static bool is_copy(const struct serve *s, const struct agent *agent, const Um__
 	       proc_mono_ms() - agent->heard_at < s->config.lease_ms / 2;
 }
 
-/* A copy of a machine has its key and its name, and would run its guests as well.  An agent
- * that is started again is on the same boot; a machine that was is not heard meanwhile, and
- * let in before it counts as lost. */
-static bool is_copy(const struct serve *s, const struct agent *agent, const Um__AgentHello *h)
-{
-	return h->boot_id.len == sizeof(agent->boot_id) && agent->instance != h->instance &&
-	       memcmp(h->boot_id.data, agent->boot_id, sizeof(agent->boot_id)) != 0 &&
-	       proc_mono_ms() - agent->heard_at < s->config.lease_ms / 2;
-}
-
 static void hello(struct serve *s, const struct peer *from, const Um__Envelope *env)
 {
 	const Um__AgentHello *h = env->agent_hello;
