@@ -371,6 +371,7 @@ enum core_kind {
 /* A record to be written, or deleted when it is no longer there. */
 struct core_dirty {
 	enum core_kind kind;
+	bool shown;	     /* only what is shown of it changed: its record is what it was */
 	char key[CORE_NAME]; /* host or deployment name; guests' uids, moves' numbers, orphans'
 			      * epochs: 16 hex digits */
 };

@@ -50,6 +50,8 @@ struct core {
 
 /* out.c */
 void out_dirty(struct core_out *out, enum core_kind kind, const char *key);
+/* For those who watch: its record is what it was. */
+void out_shown(struct core_out *out, enum core_kind kind, const char *key);
 void out_dirty_guest(struct core_out *out, const struct core_guest *guest);
 void out_action(struct core_out *out, const struct core_action *action);
 void out_tell_guest(struct core_out *out, const struct core_guest *guest);

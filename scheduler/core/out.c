@@ -36,15 +36,17 @@ static void *grow(struct core_out *out, void *array, size_t count, size_t *room,
 	return bigger;
 }
 
-void out_dirty(struct core_out *out, enum core_kind kind, const char *key)
+static void touched(struct core_out *out, enum core_kind kind, const char *key, bool shown)
 {
 	struct core_dirty *last, *array;
 
 	/* The same record is often touched several times in a row. */
 	if (out->dirty_count) {
 		last = &out->dirty[out->dirty_count - 1];
-		if (last->kind == kind && strcmp(last->key, key) == 0)
+		if (last->kind == kind && strcmp(last->key, key) == 0) {
+			last->shown = last->shown && shown;
 			return;
+		}
 	}
 	array = grow(out, out->dirty, out->dirty_count, &out->dirty_room, sizeof(*array));
 	if (!array)
@@ -52,7 +54,18 @@ void out_dirty(struct core_out *out, enum core_kind kind, const char *key)
 	out->dirty = array;
 	array += out->dirty_count++;
 	array->kind = kind;
+	array->shown = shown;
 	(void)str_copy(array->key, sizeof(array->key), key);
+}
+
+void out_dirty(struct core_out *out, enum core_kind kind, const char *key)
+{
+	touched(out, kind, key, false);
+}
+
+void out_shown(struct core_out *out, enum core_kind kind, const char *key)
+{
+	touched(out, kind, key, true);
 }
 
 void out_dirty_guest(struct core_out *out, const struct core_guest *guest)

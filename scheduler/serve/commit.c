@@ -129,7 +129,8 @@ static size_t collect(struct serve *s, struct arena *a, struct store_op *ops)
 	size_t n = 0;
 
 	for (size_t i = 0; i < s->out.dirty_count; i++)
-		records_op(s, &s->out.dirty[i], a, &ops[n++]);
+		if (!s->out.dirty[i].shown)
+			records_op(s, &s->out.dirty[i], a, &ops[n++]);
 	for (size_t i = 0; i < s->out.dirty_count; i++)
 		if (s->out.dirty[i].kind == CORE_KIND_GUEST &&
 			!core_guest(s->core, strtoull(s->out.dirty[i].key, NULL, 16)))

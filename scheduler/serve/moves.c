@@ -171,7 +171,7 @@ uint32_t moves_phases(const struct serve *s)
 
 	for (size_t i = 0; i < s->out.dirty_count; i++) {
 		const struct core_dirty *d = &s->out.dirty[i];
-		const struct core_move *m = d->kind == CORE_KIND_MOVE
+		const struct core_move *m = d->kind == CORE_KIND_MOVE && !d->shown
 						    ? core_move(s->core, strtoull(d->key, NULL, 16))
 						    : NULL;
 
