@@ -29,6 +29,7 @@ const char *refusal_text(enum refusal refusal)
 		[NO_MEMORY] = "not enough memory",
 		[NO_CPU] = "not enough CPU",
 		[NO_DISK] = "not enough disk",
+		[DISK_FULL] = "its disk is too full",
 	};
 
 	return texts[refusal];

@@ -39,6 +39,7 @@ enum refusal {
 	NO_MEMORY,
 	NO_CPU,
 	NO_DISK,
+	DISK_FULL, /* what is free of its disk as it says, not by what is reserved */
 	REFUSALS,
 };
 const char *refusal_text(enum refusal refusal);
@@ -69,7 +70,8 @@ struct run {
 	const struct core_rules *rules; /* never NULL */
 	const struct core_host *avoid;
 	struct index_need need;
-	bool by_count; /* how many of the group are on a host counts */
+	uint64_t bytes; /* of a disk that comes along; 0: none */
+	bool by_count;	/* how many of the group are on a host counts */
 	uint64_t serial;
 	struct run_class *classes;
 	size_t class_count;
@@ -100,6 +102,9 @@ void run_end(struct run *run);
 enum refusal run_judge(struct run *run, const struct core_host *host, uint32_t *penalty);
 /* The same, of everything but room; NOTHING but the host's own. */
 enum refusal run_judge_rules(struct run *run, const struct core_host *host, uint32_t *penalty);
+/* In numbers, what is asked of HOST and what it has; "" where there are none. */
+void run_describe(const struct run *run, const struct core_host *host, enum refusal refusal,
+	char text[CORE_REASON]);
 /* One line on why no host takes it: "no host: 2 hosts: not enough memory (...)". */
 void run_explain(struct run *run, char text[CORE_REASON]);
 
