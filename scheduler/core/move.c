@@ -12,6 +12,8 @@
 
 #define ACTIVE_MAX 1024u
 #define ENDED_MAX 64u /* that are remembered */
+/* What the source's agent puts before an error of the target (node-agent/movesend.c). */
+static const char of_target[] = "the target: ";
 
 /* ---------------------------------------------------------------- reading */
 
@@ -57,9 +59,14 @@ bool core_move_into(const struct core_move *m, const char *host)
 	return move_before_handover(m) && move_names(m->target, host);
 }
 
+bool core_move_recalled(const struct core_move *m)
+{
+	return m->phase == CORE_MOVE_START && (m->cancelled || m->recalled);
+}
+
 /* ---------------------------------------------------------------- parts */
 
-static void dirty(const struct core_move *m, struct core_out *out)
+void move_dirty(const struct core_move *m, struct core_out *out)
 {
 	char key[CORE_NAME];
 
@@ -67,7 +74,16 @@ static void dirty(const struct core_move *m, struct core_out *out)
 	out_dirty(out, CORE_KIND_MOVE, key);
 }
 
-static void tell(const struct core_move *m, const char *host, struct core_out *out)
+/* Its progress: for those who watch. */
+void move_shown(const struct core_move *m, struct core_out *out)
+{
+	char key[CORE_NAME];
+
+	(void)snprintf(key, sizeof(key), "%016" PRIx64, m->number);
+	out_shown(out, CORE_KIND_MOVE, key);
+}
+
+void move_tell(const struct core_move *m, const char *host, struct core_out *out)
 {
 	struct core_action action = {
 		.kind = CORE_TELL_MOVE, .uid = m->uid, .epoch = m->epoch, .move = m->number};
@@ -76,17 +92,10 @@ static void tell(const struct core_move *m, const char *host, struct core_out *o
 	out_action(out, &action);
 }
 
-static void say(const struct core_move *m, const char *reason, bool warning, struct core_out *out)
+void move_say(const struct core_move *m, const char *reason, bool warning, struct core_out *out)
 {
 	out_log(out, "guest", m->name, reason, warning, m->target, "from %s to %s%s%s", m->source,
 		m->target, *m->reason ? ": " : "", m->reason);
-}
-
-static bool is_lost(const struct core *core, const char *name)
-{
-	const struct core_host *host = host_get(core, name);
-
-	return !host || host->state == CORE_HOST_LOST;
 }
 
 /* All that the guest needs, or its disk alone. */
@@ -107,7 +116,6 @@ void move_hold(struct core *core, struct core_move *m, struct core_host *host, b
 	index_moved(core, host);
 }
 
-/* The rules of others see the guest at its target too, until it is there or stays. */
 void move_count_coming(struct core_move *m)
 {
 	m->counted = m->guest->group;
@@ -117,7 +125,7 @@ void move_count_coming(struct core_move *m)
 	group_count_at(m->counted, m->held, 1);
 }
 
-static void uncount_coming(struct core_move *m)
+void move_uncount_coming(struct core_move *m)
 {
 	if (!m->counted)
 		return;
@@ -149,9 +157,19 @@ void move_release(struct core *core, struct core_move *m)
 	core->place_due = true;
 }
 
-static void let_go(struct core *core, struct core_move *m)
+void move_resized(struct core *core, struct core_move *m)
 {
-	uncount_coming(m);
+	struct core_host *host = m->held;
+
+	if (!host)
+		return;
+	move_release(core, m);
+	move_hold(core, m, host, true);
+}
+
+void move_let_go(struct core *core, struct core_move *m)
+{
+	move_uncount_coming(m);
 	if (!m->guest)
 		return;
 	m->guest->move = NULL;
@@ -161,7 +179,7 @@ static void let_go(struct core *core, struct core_move *m)
 
 static void forget(struct core *core, struct core_move *m)
 {
-	let_go(core, m);
+	move_let_go(core, m);
 	move_release(core, m);
 	if (!core_move_active(m))
 		core->moves_ended--;
@@ -187,14 +205,14 @@ static void trim(struct core *core, struct core_out *out)
 			return;
 		if (core_move_active(m))
 			continue;
-		dirty(m, out);
+		move_dirty(m, out);
 		forget(core, m);
 	}
 }
 
 void move_finish(struct core *core, struct core_move *m, uint64_t now, struct core_out *out)
 {
-	let_go(core, m);
+	move_let_go(core, m);
 	move_release(core, m);
 	core->drain_due |= core->draining != NULL;
 	m->phase = m->phase == CORE_MOVE_DROP ? CORE_MOVE_DONE
@@ -202,11 +220,11 @@ void move_finish(struct core *core, struct core_move *m, uint64_t now, struct co
 					      : CORE_MOVE_FAILED;
 	m->ended_at = now;
 	core->moves_ended++;
-	dirty(m, out);
-	tell(m, m->source, out);
-	tell(m, m->target, out);
+	move_dirty(m, out);
+	move_tell(m, m->source, out);
+	move_tell(m, m->target, out);
 	if (m->phase == CORE_MOVE_DONE)
-		say(m, "Moved", false, out);
+		move_say(m, "Moved", false, out);
 }
 
 void move_back(struct core *core, struct core_move *m, uint64_t now, struct core_out *out,
@@ -218,66 +236,15 @@ void move_back(struct core *core, struct core_move *m, uint64_t now, struct core
 	(void)vsnprintf(m->reason, sizeof(m->reason), fmt, ap);
 	va_end(ap);
 	m->phase = CORE_MOVE_BACK;
-	let_go(core, m);
-	dirty(m, out);
-	tell(m, m->source, out);
-	tell(m, m->target, out);
-	say(m, m->cancelled ? "MoveCancelled" : "MoveFailed", !m->cancelled, out);
+	core->moves_due = true;
+	move_let_go(core, m);
+	move_dirty(m, out);
+	move_tell(m, m->source, out);
+	move_tell(m, m->target, out);
+	move_say(m, m->cancelled ? "MoveCancelled" : "MoveFailed", !m->cancelled, out);
 	/* What a lost host has of it, it forgets when it is told everything anew. */
-	if (is_lost(core, m->target))
+	if (move_lost(core, m->target))
 		move_finish(core, m, now, out);
-}
-
-/* What the source has is told to go, under the newest epoch. */
-void move_drop(struct core *core, struct core_move *m, uint64_t now, struct core_out *out)
-{
-	uint64_t epoch = m->guest->epoch;
-
-	m->phase = CORE_MOVE_DROP;
-	m->running_at = now;
-	let_go(core, m);
-	dirty(m, out);
-	out_tell_remove(out, m->source, m->uid, epoch);
-	tell(m, m->target, out);
-	if (is_lost(core, m->source))
-		move_finish(core, m, now, out);
-}
-
-/* ---------------------------------------------------------------- hand-over */
-
-static void hand_over(struct core *core, struct core_move *m, uint64_t now, struct core_out *out)
-{
-	struct core_host *source = m->guest->host, *target = m->held;
-	struct core_guest *guest = m->guest;
-	char text[CORE_REASON];
-
-	if (m->has_digest[CORE_MOVE_SOURCE] && m->has_digest[CORE_MOVE_TARGET] &&
-		memcmp(m->digests[0], m->digests[1], CORE_DIGEST) != 0) {
-		move_back(core, m, now, out, "the copy is not equal to what it was made of");
-		return;
-	}
-	uncount_coming(m);
-	move_release(core, m);
-	netplan_leaving(guest, out);
-	guest_set_ready(guest, false);
-	guest_detach_host(guest);
-	guest_attach_host(guest, target);
-	guest->epoch = ++core->meta.next_epoch;
-	guest->from_move = m->number;
-	guest->unfenced = guest->final = false;
-	guest->troubles = 0;
-	(void)snprintf(text, sizeof(text), "moved here from %s", source->name);
-	text_set(core, &guest->placed_because, text);
-	guest_set_phase(guest, CORE_PLACED, text);
-	move_hold(core, m, source, false);
-	m->phase = CORE_MOVE_START;
-	out_dirty(out, CORE_KIND_META, "meta");
-	out_dirty_guest(out, guest);
-	dirty(m, out);
-	netplan_placed(guest, out);
-	out_tell_guest(out, guest);
-	say(m, "HandedOver", false, out);
-	core->place_due = true;
 }
 
 /* ---------------------------------------------------------------- beginning, cancelling */
@@ -298,15 +265,18 @@ static int choose(struct core *core, struct core_guest *guest, const char *to,
 	run.need.memory = guest->memory;
 	run.need.disk = guest->disk;
 	run.need.cpu = guest->cpu;
+	run.bytes = guest->cow_bytes;
 	if (run.failed) {
 		rc = err_set(err, -ENOMEM, "memory is short");
 	} else if (*to) {
 		*host = host_get(core, to);
 		rules_least(&run);
 		refusal = run_judge(&run, *host, &penalty);
+		run_describe(&run, *host, refusal, text);
 		if (refusal != FITS)
-			rc = err_set(err, -EHOSTUNREACH, "host %s does not take guest %s: %s", to,
-				guest->name, refusal_text(refusal));
+			rc = err_set(err, -EHOSTUNREACH, "host %s does not take guest %s: %s%s%s%s",
+				to, guest->name, refusal_text(refusal), *text ? " (" : "", text,
+				*text ? ")" : "");
 	} else {
 		*host = run_next(&run, NULL);
 		if (!*host) {
@@ -320,6 +290,21 @@ static int choose(struct core *core, struct core_guest *guest, const char *to,
 	return rc;
 }
 
+static int moves_already(const struct core_move *m, struct err *err)
+{
+	if (core_move_recalled(m))
+		return err_set(
+			err, -EBUSY, "guest %s is on its way back to %s", m->name, m->source);
+	if (m->phase == CORE_MOVE_START)
+		return err_set(err, -EBUSY,
+			"guest %s has moved to %s and does not run there yet ('clusterctl migrate "
+			"%s --cancel' brings it back to %s)",
+			m->name, m->target, m->name, m->source);
+	return err_set(err, -EBUSY,
+		"guest %s moves already, to %s ('clusterctl migrate %s --cancel' ends it)", m->name,
+		m->target, m->name);
+}
+
 static int may_move(
 	const struct core *core, const struct core_guest *guest, const char *to, struct err *err)
 {
@@ -330,9 +315,7 @@ static int may_move(
 	if (guest->evicted)
 		return err_set(err, -EBUSY, "guest %s gives way to others", guest->name);
 	if (guest->move)
-		return err_set(err, -EBUSY,
-			"guest %s moves already, to %s ('clusterctl migrate %s --cancel' ends it)",
-			guest->name, guest->move->target, guest->name);
+		return moves_already(guest->move, err);
 	if (guest->host->state == CORE_HOST_LOST || guest->host->state == CORE_HOST_JOINING)
 		return err_set(err, -EBUSY, "guest %s: its host %s is %s", guest->name,
 			guest->host->name, core_host_state_name(guest->host->state));
@@ -343,6 +326,32 @@ static int may_move(
 	if (HASH_COUNT(core->moves) - core->moves_ended >= ACTIVE_MAX)
 		return err_set(err, -EBUSY, "%u guests are moving already", ACTIVE_MAX);
 	return 0;
+}
+
+static struct core_move *begin(struct core *core, struct core_guest *guest, struct core_host *host,
+	const struct core_migrate *how, uint64_t now)
+{
+	struct core_move *m = calloc(1, sizeof(*m));
+
+	if (!m)
+		return NULL;
+	m->dry = how->dry_run;
+	m->number = m->dry ? UINT64_MAX - core->rehearsed++ : ++core->meta.next_epoch;
+	m->uid = guest->uid;
+	m->guest = guest;
+	m->epoch = guest->epoch;
+	(void)str_copy(m->name, sizeof(m->name), guest->name);
+	(void)str_copy(m->source, sizeof(m->source), guest->host->name);
+	(void)str_copy(m->target, sizeof(m->target), host->name);
+	m->rate = how->rate;
+	m->max_downtime_ms = how->max_downtime_ms;
+	m->drain = how->drain;
+	m->started_at = m->heard_at = m->progress_at = now;
+	guest->move = m;
+	HASH_ADD(hh, core->moves, number, sizeof(m->number), m);
+	move_hold(core, m, host, true);
+	move_count_coming(m);
+	return m;
 }
 
 int core_migrate(struct core *core, uint64_t uid, const struct core_migrate *how, uint64_t now,
@@ -362,33 +371,48 @@ int core_migrate(struct core *core, uint64_t uid, const struct core_migrate *how
 	*plan = (struct core_migrate_plan){.number = 0};
 	(void)str_copy(plan->from, sizeof(plan->from), guest->host->name);
 	(void)str_copy(plan->to, sizeof(plan->to), host->name);
-	if (how->dry_run)
-		return 0;
-	m = calloc(1, sizeof(*m));
+	m = begin(core, guest, host, how, now);
 	if (!m)
 		return err_set(err, -ENOMEM, "memory is short");
-	m->number = ++core->meta.next_epoch;
-	m->uid = uid;
-	m->guest = guest;
-	m->epoch = guest->epoch;
-	(void)str_copy(m->name, sizeof(m->name), guest->name);
-	(void)str_copy(m->source, sizeof(m->source), guest->host->name);
-	(void)str_copy(m->target, sizeof(m->target), host->name);
-	m->rate = how->rate;
-	m->max_downtime_ms = how->max_downtime_ms;
-	m->drain = how->drain;
-	m->started_at = m->heard_at = now;
-	guest->move = m;
-	HASH_ADD(hh, core->moves, number, sizeof(m->number), m);
-	move_hold(core, m, host, true);
-	move_count_coming(m);
+	if (m->dry)
+		return 0;
 	drain_moving(core, m);
 	plan->number = m->number;
 	out_dirty(out, CORE_KIND_META, "meta");
-	dirty(m, out);
-	tell(m, m->target, out);
-	say(m, "Moving", false, out);
+	move_dirty(m, out);
+	move_tell(m, m->target, out);
+	move_say(m, "Moving", false, out);
 	trim(core, out);
+	return 0;
+}
+
+void core_migrate_rehearsed(struct core *core)
+{
+	bool due = core->place_due;
+	struct core_move *m, *next;
+
+	HASH_ITER (hh, core->moves, m, next)
+		if (m->dry)
+			forget(core, m);
+	core->rehearsed = 0;
+	core->place_due = due;
+}
+
+/* It is wanted back, and may have run there by now. */
+static int recall(struct core *core, struct core_move *m, struct core_out *out, struct err *err)
+{
+	if (move_lost(core, m->source))
+		return err_set(err, -EBUSY, "guest %s is on host %s by now, and host %s is lost",
+			m->name, m->target, m->source);
+	if (move_lost(core, m->target))
+		return err_set(err, -EBUSY,
+			"guest %s is on host %s, which is lost, and may run there; 'clusterctl "
+			"recover' gives that up",
+			m->name, m->target);
+	if (m->cancelled)
+		return 0;
+	m->cancelled = true;
+	move_recall(m, out, "cancelled by a user");
 	return 0;
 }
 
@@ -404,10 +428,10 @@ int core_move_cancel(
 		return err_set(
 			err, -ENOENT, "guest %s does not move", guest ? guest->name : "(unknown)");
 	if (!move_before_handover(m))
-		return err_set(err, -EBUSY, "guest %s is on host %s by now: nothing to cancel",
-			m->name, m->target);
+		return recall(core, m, out, err);
 	m->cancelled = true;
 	move_back(core, m, now, out, "cancelled by a user");
+	move_queue(core, out);
 	place_pending(core, now, out);
 	return 0;
 }
@@ -417,8 +441,15 @@ int core_move_cancel(
 static void to_phase(struct core_move *m, enum core_move_phase phase, struct core_out *out)
 {
 	m->phase = phase;
-	dirty(m, out);
-	tell(m, m->source, out);
+	move_dirty(m, out);
+	move_tell(m, m->source, out);
+}
+
+void move_copy(struct core_move *m, struct core_out *out)
+{
+	m->ready = false;
+	m->reason[0] = '\0';
+	to_phase(m, CORE_MOVE_COPY, out);
 }
 
 static void take_digest(struct core_move *m, const struct core_move_seen *seen)
@@ -434,32 +465,62 @@ static void source_says(
 {
 	enum core_move_state state = seen->state;
 
-	m->numbers = seen->numbers;
+	if (m->phase > CORE_MOVE_PREPARE)
+		m->numbers = seen->numbers;
 	if (m->phase == CORE_MOVE_COPY && state == CORE_MOVE_IS_SMALL) {
 		to_phase(m, CORE_MOVE_FREEZE, out);
-		say(m, "Freezing", false, out);
+		move_say(m, "Freezing", false, out);
 	} else if (m->phase == CORE_MOVE_FREEZE &&
 		   (state == CORE_MOVE_IS_FROZEN || state == CORE_MOVE_IS_SEALED)) {
-		m->frozen_at = seen->frozen_at ? seen->frozen_at : now;
+		/* By our clock, as the time when it runs again will be. */
+		m->frozen_at = seen->frozen_ms < now ? now - seen->frozen_ms : now;
 		m->phase = CORE_MOVE_LAST;
-		dirty(m, out);
+		move_dirty(m, out);
 	} else {
-		dirty(m, out); /* for those who watch */
+		move_shown(m, out);
 	}
 	if (state == CORE_MOVE_IS_SEALED)
 		take_digest(m, seen);
 }
 
-static void target_says(
-	struct core_move *m, const struct core_move_seen *seen, struct core_out *out)
+static void target_says(struct core *core, struct core_move *m, const struct core_move_seen *seen,
+	uint64_t now, struct core_out *out)
 {
-	if (m->phase == CORE_MOVE_PREPARE && seen->state == CORE_MOVE_IS_READY)
-		to_phase(m, CORE_MOVE_COPY, out);
+	char reason[CORE_REASON];
+
+	(void)snprintf(reason, sizeof(reason), "%s", seen->reason ? seen->reason : "");
+	if (strcmp(reason, m->reason) != 0 && !m->ready) {
+		memcpy(m->reason, reason, sizeof(m->reason));
+		m->progress_at = now;
+		move_shown(m, out);
+	}
+	if (m->phase == CORE_MOVE_PREPARE) {
+		if (memcmp(&m->numbers, &seen->numbers, sizeof(m->numbers)) != 0) {
+			m->progress_at = now;
+			move_shown(m, out);
+		}
+		m->numbers = seen->numbers;
+		m->ready = seen->state == CORE_MOVE_IS_READY;
+		core->moves_due |= m->ready;
+	}
 	m->sealed = seen->state == CORE_MOVE_IS_SEALED;
 	if (m->sealed)
 		take_digest(m, seen);
-	if (move_before_handover(m) && seen->reason)
-		(void)snprintf(m->reason, sizeof(m->reason), "%s", seen->reason);
+}
+
+/* The source hears some errors from the target, and says so. */
+static void failed(struct core *core, struct core_move *m, const char *host,
+	const struct core_move_seen *seen, uint64_t now, struct core_out *out)
+{
+	const char *reason =
+		seen->reason && *seen->reason ? seen->reason : "has nothing of it any more";
+
+	if (seen->side == CORE_MOVE_SOURCE && strlen(reason) >= sizeof(of_target) &&
+		memcmp(reason, of_target, sizeof(of_target) - 1) == 0) {
+		reason += sizeof(of_target) - 1;
+		host = m->target;
+	}
+	move_back(core, m, now, out, "%s: %s", host, reason);
 }
 
 static void observe(struct core *core, const char *host, const struct core_move_seen *seen,
@@ -477,22 +538,20 @@ static void observe(struct core *core, const char *host, const struct core_move_
 	}
 	if ((!target && !source) || !core_move_active(m)) {
 		if (!seen->gone)
-			tell(m ? m : &unknown, host, out);
+			move_tell(m ? m : &unknown, host, out);
 		return;
 	}
 	m->heard_at = now;
 	if (m->phase == CORE_MOVE_BACK || m->phase == CORE_MOVE_DROP) {
 		/* The source is told when it has nothing any more (move_finish()). */
 		if (!seen->gone && (m->phase == CORE_MOVE_BACK || target))
-			tell(m, host, out);
+			move_tell(m, host, out);
 		return;
 	}
 	if (!move_before_handover(m))
 		return;
 	if (seen->state == CORE_MOVE_HAS_FAILED || seen->gone) {
-		move_back(core, m, now, out, "%s: %s", host,
-			seen->reason && *seen->reason ? seen->reason
-						      : "has nothing of it any more");
+		failed(core, m, host, seen, now, out);
 		/* Nothing to wait for. */
 		if (target && seen->gone)
 			move_finish(core, m, now, out);
@@ -501,10 +560,10 @@ static void observe(struct core *core, const char *host, const struct core_move_
 	if (source)
 		source_says(m, seen, now, out);
 	else
-		target_says(m, seen, out);
+		target_says(core, m, seen, now, out);
 	/* LAST: the source said that the guest has ended, under the epoch that it had. */
 	if (m->phase == CORE_MOVE_LAST && m->sealed)
-		hand_over(core, m, now, out);
+		move_hand_over(core, m, now, out);
 }
 
 int core_move_observed(struct core *core, const char *host, const struct core_move_seen *seen,
@@ -528,6 +587,7 @@ int core_move_observed(struct core *core, const char *host, const struct core_mo
 		if (!there)
 			move_finish(core, m, now, out);
 	}
+	move_queue(core, out);
 	place_pending(core, now, out);
 	return 0;
 }

@@ -6,18 +6,26 @@
  *   COPY     source            source: what is left is small      FREEZE
  *   FREEZE   source            source: it has ended               LAST
  *   LAST     source, stopped   target has it all, sealed          START (hand-over)
- *   START    target, new epoch target: it runs; or is stopped,    DROP
- *                              as it should be
+ *   START    target, new epoch target: it runs, or has run; or    DROP
+ *                              is stopped, as it should be
+ *                              given back, under a newer epoch    BACK
  *   DROP     target            source: nothing is left            DONE
  *   BACK     source            target: nothing is left            FAILED, CANCELLED
  *
  * The hand-over is one event, so one transaction: place, epoch and record.  Before it
- * everything that goes wrong leads to BACK; after it the move can only end in DONE.
+ * everything that goes wrong leads to BACK.  After it the source's copy, which is whole and
+ * frozen, stays until the guest has run at the target.  As long as it has not, it can be
+ * given back: when the target is lost (loss.c), or says that the guest never ran there and
+ * does not now, which it is asked for when a user cancels or when it cannot start it.
  *
- * What is held for a move beside the guest's own reservation: before the hand-over, and
- * in BACK, all that the guest needs, at the target; after it its disk, at the source.
+ * What is held for a move beside the guest's own reservation: up to START all that the
+ * guest needs where it is not, so that it fits on either side; the same in BACK, at the
+ * target; in DROP its disk, at the source.
  *
  * From BACK and DROP on the guest is free: it may be moved again.
+ *
+ * At most CORE_MOVES_AT_ONCE copy out of a host, and as many into it: the others wait in
+ * PREPARE, in the order in which they were asked for.
  */
 #ifndef UMLAUT_SCHEDULER_CORE_MOVE_H
 #define UMLAUT_SCHEDULER_CORE_MOVE_H
@@ -25,6 +33,7 @@
 #include "scheduler/core/core.h"
 
 #define CORE_DIGEST 32
+#define CORE_MOVES_AT_ONCE 8u
 
 /* Stored: numbers stay. */
 enum core_move_phase {
@@ -64,7 +73,7 @@ struct core_move_seen {
 	const char *reason; /* borrowed */
 	struct core_move_numbers numbers;
 	const uint8_t *digest; /* borrowed; NULL: none */
-	uint64_t frozen_at;
+	uint32_t frozen_ms;    /* source: so long ago the guest's stop began */
 };
 
 struct core_move {
@@ -83,7 +92,11 @@ struct core_move {
 	uint64_t started_at, frozen_at, running_at, ended_at; /* wall clock */
 	/* Not stored: */
 	uint64_t heard_at;
+	uint64_t progress_at; /* PREPARE: when the target last said something new */
+	bool ready;	      /* its target is, and it waits for its turn */
+	bool recalled;	      /* START: the target cannot start it */
 	bool sealed;
+	bool dry; /* of a dry run: nobody hears of it */
 	uint8_t digests[2][CORE_DIGEST];
 	bool has_digest[2];
 	struct core_move_numbers numbers;
@@ -101,6 +114,8 @@ bool core_move_active(const struct core_move *move);
 /* What HOST is to be told of it: it is its source, its target, or neither (any more). */
 bool core_move_out_of(const struct core_move *move, const char *host);
 bool core_move_into(const struct core_move *move, const char *host);
+/* Handed over, and wanted back: the target must not start it. */
+bool core_move_recalled(const struct core_move *move);
 
 /* ---------------------------------------------------------------- events */
 
@@ -114,10 +129,14 @@ struct core_migrate_plan {
 	uint64_t number; /* 0: dry run */
 	char from[CORE_NAME], to[CORE_NAME];
 };
-/* -ENOENT; -EBUSY: not now, and why; -EHOSTUNREACH: no host, or not that one, takes it. */
+/* -ENOENT; -EBUSY: not now, and why; -EHOSTUNREACH: no host, or not that one, takes it.
+ * Dry runs see what those before them would take, until core_migrate_rehearsed(). */
 int core_migrate(struct core *core, uint64_t uid, const struct core_migrate *how, uint64_t now,
 	struct core_migrate_plan *plan, struct core_out *out, struct err *err);
-/* Back to where it was.  -ENOENT: no move of the guest; -EBUSY: handed over by now. */
+/* The dry runs are over. */
+void core_migrate_rehearsed(struct core *core);
+/* Back to where it was.  Once handed over: unless it has run at the target by then.
+ * -ENOENT: no move of the guest; -EBUSY: one of the hosts is lost. */
 int core_move_cancel(
 	struct core *core, uint64_t uid, uint64_t now, struct core_out *out, struct err *err);
 /* What HOST said; HELLO: all that it has, after core_host_hello(). */
@@ -140,8 +159,15 @@ int core_load_move(struct core *core, const struct core_load_move *load, struct 
 void move_off(struct core *core, struct core_guest *guest, const char *why, struct core_out *out);
 /* Its spec is another one; NEW_DISK: so is its disk. */
 void move_changed(struct core *core, struct core_guest *guest, bool new_disk, struct core_out *out);
-/* What its host said of it was noted. */
-void move_noted(struct core *core, struct core_guest *guest, uint64_t now, struct core_out *out);
+/* Its guest needs more room, or less: so does what is held. */
+void move_resized(struct core *core, struct core_move *move);
+/* What its host said of it, SEEN, was noted. */
+void move_noted(struct core *core, struct core_guest *guest, const struct core_observed *seen,
+	uint64_t now, struct core_out *out);
+/* Its host is lost, and it may be started elsewhere.  True: it is where it came from again,
+ * with its disk, as it never ran on the lost one.  Else what other hosts have of it is to
+ * be kept, and the caller goes on. */
+bool move_returns(struct core *core, struct core_guest *guest, struct core_out *out);
 /* HOST has a guest under an epoch that is not the newest: true while a move needs it. */
 bool move_keeps(const struct core *core, const struct core_host *host, uint64_t uid);
 /* It was placed anew. Where that is the host that it had been moved from, and that was
@@ -154,6 +180,8 @@ void move_left(struct core *core, const struct core_host *host, uint64_t uid, ui
 void move_hello(struct core *core, const struct core_host *host,
 	const struct core_observed *observed, size_t count, uint64_t now, struct core_out *out);
 void move_host_lost(struct core *core, struct core_host *host, uint64_t now, struct core_out *out);
+/* Nothing runs there any more that may be started elsewhere. */
+void move_host_released(struct core *core, struct core_host *host, struct core_out *out);
 void move_tick(struct core *core, uint64_t now, struct core_out *out);
 /* HOST is emptied: what is on its way there stays where it is. */
 void move_refuse_into(

@@ -42,7 +42,7 @@ int drains_restore(struct serve *s, const char *host, const Um__HostDrain *r, st
 	return core_load_drain(s->core, host, &drain, err);
 }
 
-/* Each for itself: what the others would take is not counted. */
+/* One after the other, each with the room that those before it leave. */
 static void look(
 	struct serve *s, const struct core_host *host, Um__DrainReply *body, struct arena *a)
 {
@@ -66,6 +66,7 @@ static void look(
 		item->to = arena_str(a, plan.to);
 		body->items[body->n_items++] = item;
 	}
+	core_migrate_rehearsed(s->core);
 }
 
 void drains_request(struct serve *s, const struct peer *from, const Um__Envelope *env)

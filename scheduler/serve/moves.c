@@ -55,7 +55,7 @@ static bool convert(const Um__MoveObserved *o, struct core_move_seen *out)
 		.gone = o->gone,
 		.reason = str_is_utf8(o->reason, strlen(o->reason)) ? o->reason : "",
 		.digest = o->digest.len == CORE_DIGEST ? o->digest.data : NULL,
-		.frozen_at = o->frozen_at,
+		.frozen_ms = o->frozen_ms,
 		.numbers = {.round = o->round,
 			.bytes_done = o->bytes_done,
 			.bytes_left = o->bytes_left,
@@ -311,6 +311,7 @@ void moves_migrate(struct serve *s, const struct peer *from, const Um__Envelope 
 	body.items = (Um__MigrateItem **)arena_list(&a, r->n_guests);
 	for (size_t i = 0; i < r->n_guests; i++)
 		body.items[body.n_items++] = one(s, r, r->guests[i], &a);
+	core_migrate_rehearsed(s->core);
 	reply.body_case = UM__ENVELOPE__BODY_MIGRATE_REPLY;
 	reply.migrate_reply = &body;
 	commit_event(s, from, &reply, NULL, 0);
