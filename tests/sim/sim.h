@@ -120,6 +120,7 @@ struct sim {
 	/* Once given, for good: see check.c. */
 	struct sim_given *uids, *epochs, *newest;
 	struct sim_disk *disks; /* what was written on each */
+	struct sim_left *left;	/* by epoch (keep.c) */
 	uint64_t starts, applies, crashes;
 };
 
@@ -223,9 +224,9 @@ const void *store_sim_get(const struct sim_store *store, const char *key, size_t
 void check_core(struct serve *serve);
 void check_told(const void *desired); /* an Um__Desired that is being sent */
 void check_started(struct sim_machine *m, uint64_t uid, uint64_t epoch, const char *name);
-/* It found so many runs counted on its disk. */
-void check_disk(
-	struct sim_machine *m, uint64_t uid, uint64_t generation, uint64_t found, const char *name);
+/* It is started, and found so many runs counted on its disk. */
+void check_disk(struct sim_machine *m, uint64_t uid, uint64_t generation, uint64_t epoch,
+	uint64_t found, const char *name);
 /* How often it was started, on whatever host. */
 uint64_t check_disk_runs(uint64_t uid, uint64_t generation);
 void check_loaded(struct serve *serve);
