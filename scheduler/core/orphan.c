@@ -74,6 +74,9 @@ static struct core_orphan *add(struct core *core, const char *host, enum core_or
 
 void orphan_expect(struct core *core, const struct core_guest *guest, struct core_out *out)
 {
+	/* One that gives way was told to go with its disk before. */
+	if (guest->evicted)
+		return;
 	orphan_expect_on(core, guest, guest->host, guest->epoch,
 		"its host was lost; it was started again from its image", out);
 }
