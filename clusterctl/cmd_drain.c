@@ -318,7 +318,7 @@ int cmd_drain(struct ctl *ctl, int argc, char **argv)
 		return ctl_usage(ctl, "--cancel goes with no other option");
 	if (parallel && str_u64(parallel, 1, 64, &many) < 0)
 		return ctl_usage(ctl, "--parallel '%s' is not a number from 1 to 64", parallel);
-	if (rate && units_parse_size(rate, &r.rate, &err) < 0)
+	if (rate && show_parse_rate(rate, &r.rate, &err) < 0)
 		return ctl_usage(ctl, "--rate: %s", err_msg(&err));
 	if (downtime && (units_parse_duration(downtime, &ms, &err) < 0 || !ms || ms > UINT32_MAX))
 		return ctl_usage(ctl, "--max-downtime '%s' is not a duration", downtime);

@@ -30,6 +30,9 @@ void show_time_json(struct json *j, const char *key, uint64_t when);
 
 /* show_move.c */
 bool show_move_ended(const Um__MigrationInfo *m);
+/* --rate.  -ERANGE: less than anybody can mean. */
+#define SHOW_RATE_MIN (UINT64_C(64) << 10)
+int show_parse_rate(const char *text, uint64_t *out, struct err *err);
 /* How a move that is under way stands, for a person, in one line:
  *   lab/g: copying, round 2: 12M sent, ~13M left, 98M/s, 130ms; downtime ~210ms
  * The downtime only where it is known; SIZE is that of OUT; what is more is cut off. */

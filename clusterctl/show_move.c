@@ -1,4 +1,5 @@
 /* Moves of guests: as rows, as JSON, as a line of progress. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,6 +11,18 @@
 static uint64_t between(uint64_t from, uint64_t to)
 {
 	return from && to > from ? to - from : 0;
+}
+
+int show_parse_rate(const char *text, uint64_t *out, struct err *err)
+{
+	int rc = units_parse_size(text, out, err);
+
+	if (rc == 0 && *out < SHOW_RATE_MIN)
+		rc = err_set(err, -ERANGE,
+			"'%.40s' is too little to get anywhere: at least 64K (a second), or leave "
+			"it out for no limit",
+			text);
+	return rc;
 }
 
 bool show_move_ended(const Um__MigrationInfo *m)

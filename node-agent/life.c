@@ -501,6 +501,16 @@ static bool ended_so(const struct guest *g)
 	       g->end_generation == g->assign->generation && !g->last.by_request;
 }
 
+bool life_ran(const struct guest *g)
+{
+	if (!g->assign)
+		return false;
+	if (g->run && g->run_epoch == g->assign->epoch &&
+		(g->status.started_at || g->status.phase == UM__PHASE__RUNNING))
+		return true;
+	return g->end_epoch == g->assign->epoch && (g->last.started_at || !g->last.boots);
+}
+
 bool life_final(const struct guest *g)
 {
 	if (g->gone || !g->assign || !g->assign->run)

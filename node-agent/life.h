@@ -41,6 +41,9 @@ Um__Phase life_phase(struct guest *g, char *reason);
 /* It will not become ready by itself: it has ended and its policy does not start it
  * again, or its start-up script or probe has failed. */
 bool life_final(const struct guest *g);
+/* Under the epoch that is wanted its kernel was started, or may have been: its runner left
+ * no word. */
+bool life_ran(const struct guest *g);
 
 /* life_jobs.c: work in the pool; GUEST_IDLE again, and touched, when it is done. */
 void life_save(struct guest *g);

@@ -36,7 +36,8 @@ struct life_job {
 	uint64_t disk_bytes;
 	uid_t uid;
 	bool fresh;
-	uint64_t take; /* number of the move by which it came; 0: it did not */
+	uint64_t take;	/* number of the move by which it came; 0: it did not */
+	uint64_t epoch; /* that it comes under */
 	Um__MoveSeal *seal;
 	char backing[PATH_MAX];
 	bool gone; /* it is to be removed */
@@ -228,6 +229,13 @@ static int pack_taken(struct life_job *job)
 	local->restarts = job->seal->restarts;
 	local->runs = job->seal->runs;
 	local->taken_move = job->take;
+	if (job->seal->ended && !local->ended) {
+		um__runner_status__free_unpacked(local->last, NULL);
+		local->last = job->seal->ended;
+		local->ended = true;
+		local->ended_epoch = job->epoch;
+		local->ended_generation = job->seal->ended_generation;
+	}
 	size = um__agent_guest__get_packed_size(local);
 	packed = malloc(size + 1);
 	if (packed) {
@@ -236,6 +244,8 @@ static int pack_taken(struct life_job *job)
 		job->local_data = packed;
 		job->local_size = size;
 	}
+	if (local->last == job->seal->ended)
+		local->last = NULL;
 	um__agent_guest__free_unpacked(local, NULL);
 	return packed ? 0 : err_set(&job->err, -ENOMEM, "memory is short");
 }
@@ -383,6 +393,12 @@ static void disk_made(struct guest *g, const struct life_job *job)
 	g->restarts = job->seal->restarts;
 	g->runs = job->seal->runs;
 	g->booted = g->runs > 0;
+	if (job->seal->ended && !g->end) {
+		guest_status_set(&g->last, job->seal->ended);
+		g->end = true;
+		g->end_epoch = job->epoch;
+		g->end_generation = job->seal->ended_generation;
+	}
 	log_info("a moved disk was taken", LOG_STR("guest", g->assign->name),
 		LOG_U64("move", job->take));
 	moves_taken(g);
@@ -531,6 +547,7 @@ void life_disk(struct guest *g)
 	}
 	memcpy(job->image, g->assign->image->id.data, sizeof(job->image));
 	job->take = guest_takes(g) ? g->assign->from_move : 0;
+	job->epoch = g->assign->epoch;
 	job->fresh = !job->take && g->disk_generation != g->assign->disk_generation;
 	job->uid = life_uid(g);
 	if (imgstore_info(g->agent->store, job->image, &info, &err) == 0 &&

@@ -144,7 +144,7 @@ static int work_log(struct moverecv *r, struct item *item, struct err *err)
 /* That the copy is whole must be known after a restart, and before anybody is told. */
 static int keep_seal(struct moverecv *r, const Um__MoveSeal *seal, struct err *err)
 {
-	uint8_t packed[256];
+	uint8_t packed[1024];
 	char path[PATH_MAX];
 	int rc;
 

@@ -23,7 +23,8 @@ struct move {
 	Um__MoveState state;
 	char reason[GUESTS_REASON];
 	uint8_t digest[MOVE_DIGEST];
-	uint64_t frozen_at; /* wall clock, when its stop began */
+	uint64_t frozen_at;    /* wall clock, when its stop began */
+	uint64_t frozen_since; /* the same in loop time */
 	/* The source's. */
 	Um__MoveSource *source; /* owned */
 	struct movesend *send;

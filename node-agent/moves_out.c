@@ -77,6 +77,8 @@ void move_out_observe(struct move *m, Um__MoveObserved *out)
 	out->bytes_total = s->bytes;
 	out->wire_bytes = s->wire_bytes;
 	out->rate = s->rate;
+	if (m->frozen_at)
+		out->frozen_ms = (uint32_t)(loop_now(m->moves->agent->loop) - m->frozen_since);
 	out->expected_ms = s->expected_ms == UINT32_MAX ? 0 : s->expected_ms;
 }
 
@@ -201,6 +203,23 @@ bool moves_reply(struct guest *g, const Um__Envelope *env)
 	return false;
 }
 
+/* It ended by itself before: what that came to holds at the target as well. */
+static void tell_end(struct move *m, const struct guest *g)
+{
+	Um__RunnerStatus last = UM__RUNNER_STATUS__INIT;
+	char reason[GUESTS_REASON];
+
+	if (!g->end || g->last.by_request || g->end_epoch != g->assign->epoch)
+		return;
+	(void)snprintf(reason, sizeof(reason), "%s", g->last.reason);
+	last.phase = g->last.phase;
+	last.reason = reason;
+	last.started_at = g->last.started_at;
+	last.exit_status = g->last.exit_status;
+	last.boots = g->last.boots;
+	movesend_ended(m->send, &last, g->end_generation);
+}
+
 static void freeze(struct move *m, struct guest *g)
 {
 	if (g->frozen_move != m->number) {
@@ -212,6 +231,7 @@ static void freeze(struct move *m, struct guest *g)
 		g->frozen_epoch = g->assign->epoch;
 		g->revision++;
 		m->frozen_at = proc_wall_ms(); /* its clean stop is part of the time away */
+		m->frozen_since = loop_now(m->moves->agent->loop);
 		log_info("freezing a guest", LOG_STR("guest", g->assign->name),
 			LOG_U64("move", m->number));
 		report_guest(g);
@@ -221,10 +241,13 @@ static void freeze(struct move *m, struct guest *g)
 	if (m->last || g->run || g->busy != GUEST_IDLE || g->saved_revision != g->revision)
 		return;
 	m->last = true;
-	if (!m->frozen_at)
+	if (!m->frozen_at) {
 		m->frozen_at = proc_wall_ms();
+		m->frozen_since = loop_now(m->moves->agent->loop);
+	}
 	crash_point("move-stopped");
 	moves_state(m, UM__MOVE_STATE__MOVE_FROZEN);
+	tell_end(m, g);
 	movesend_last(m->send, g->restarts, g->runs);
 }
 

@@ -26,6 +26,9 @@ struct movesend {
 	bool closed, last_asked, restart, differed;
 	uint32_t restarts;
 	uint64_t runs;
+	Um__RunnerStatus ended; /* how it ended by itself; phase 0: it did not */
+	char ended_reason[MOVESEND_REASON];
+	uint64_t ended_generation;
 	uint64_t heard_at; /* loop time of the target's last word */
 	/* The job in the pool; one at a time. */
 	enum { IDLE, OPENING, BATCHING, ENDING, LOGGING } busy;
@@ -262,6 +265,8 @@ static void send_seal(struct movesend *s)
 		seal.digest = (ProtobufCBinaryData){.len = MOVE_DIGEST, .data = s->digest};
 		seal.restarts = s->restarts;
 		seal.runs = s->runs;
+		seal.ended = s->ended.phase ? &s->ended : NULL;
+		seal.ended_generation = s->ended_generation;
 	}
 	seal.move = s->config.move;
 	seal.round = s->st.progress.round;
@@ -564,6 +569,14 @@ int movesend_open(struct loop *loop, struct zctx *zctx, const struct movesend_co
 	reset(s);
 	*out = s;
 	return 0;
+}
+
+void movesend_ended(struct movesend *send, const Um__RunnerStatus *last, uint64_t generation)
+{
+	send->ended = *last;
+	(void)str_format(send->ended_reason, sizeof(send->ended_reason), "%.200s", last->reason);
+	send->ended.reason = send->ended_reason;
+	send->ended_generation = generation;
 }
 
 void movesend_last(struct movesend *send, uint32_t restarts, uint64_t runs)

@@ -70,6 +70,9 @@ struct movesend_status {
 /* CONFIG is copied. */
 int movesend_open(struct loop *loop, struct zctx *zctx, const struct movesend_config *config,
 	const struct movesend_ops *ops, void *arg, struct movesend **out, struct err *err);
+/* Before movesend_last(): the guest ended by itself, so, of that generation.  Copied. */
+void movesend_ended(struct movesend *send, const Um__RunnerStatus *last, uint64_t generation);
+#define MOVESEND_REASON 201
 /* The guest's kernel has ended, after so many restarts and runs.  From any state before
  * SEALED; once. */
 void movesend_last(struct movesend *send, uint32_t restarts, uint64_t runs);

@@ -65,6 +65,7 @@ static void observe(struct guest *g, Um__GuestObserved *out, char *reason)
 	out->disk_generation = g->disk_generation;
 	out->troubles = g->trouble_count;
 	out->final = life_final(g);
+	out->ran = life_ran(g);
 	if (g->run) {
 		out->epoch = g->run_epoch;
 		out->generation = g->run_generation;

@@ -163,11 +163,12 @@ struct core_host {
 	uint32_t underlay_mtu;
 	struct core_labels labels;
 	uint32_t guest_count, ready_count;
-	uint32_t held_count;	       /* moves that something is reserved for here */
-	uint64_t joined_at, last_seen; /* wall clock */
-	uint64_t seen_mono;	       /* monotonic, for the lease */
-	struct core_guest *guests;     /* list by host_prev/host_next */
-	struct core_host *prev, *next; /* all hosts, the longest unheard first */
+	uint32_t held_count;		/* moves that something is reserved for here */
+	uint32_t copies_out, copies_in; /* as move_queue() counts them */
+	uint64_t joined_at, last_seen;	/* wall clock */
+	uint64_t seen_mono;		/* monotonic, for the lease */
+	struct core_guest *guests;	/* list by host_prev/host_next */
+	struct core_host *prev, *next;	/* all hosts, the longest unheard first */
 	UT_hash_handle hh;
 };
 
@@ -450,6 +451,7 @@ struct core_observed {
 	uint64_t uid, epoch, generation, disk_generation;
 	enum core_phase phase;
 	bool ready, gone, final;
+	bool ran;	    /* its kernel was started under this epoch, or may have been */
 	const char *reason; /* borrowed, cut to CORE_REASON */
 	uint32_t restarts;
 	int32_t exit_status;

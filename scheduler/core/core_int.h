@@ -43,6 +43,8 @@ struct core {
 	struct core_host *avoided;
 	struct core_move *moves;
 	uint32_t moves_ended;	    /* of them */
+	uint64_t rehearsed;	    /* of them, in dry runs */
+	bool moves_due;		    /* it may be the turn of some that wait */
 	struct core_host *draining; /* by drain->next */
 	bool drain_due;		    /* look at them at the end of the event */
 	struct core_orphan *orphans;

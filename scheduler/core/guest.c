@@ -175,6 +175,8 @@ void guest_reserve(struct core *core, struct core_guest *guest, const struct cor
 			LARGER(spec->cpu, guest->cpu), LARGER(spec->disk, guest->disk));
 	else
 		reserve(core, guest, spec->memory, spec->cpu, spec->disk);
+	if (guest->move)
+		move_resized(core, guest->move);
 }
 
 void guest_settle(struct core *core, struct core_guest *guest)

@@ -178,7 +178,7 @@ static void note(struct core *core, struct core_guest *guest, const struct core_
 	/* Ready under an older spec is not ready. */
 	guest_set_ready(guest, seen->phase == CORE_RUNNING && seen->ready && !guest->deleting &&
 				       seen->generation == guest->generation);
-	move_noted(core, guest, now, out);
+	move_noted(core, guest, seen, now, out);
 	/* What an older spec came to says nothing of this one. */
 	guest->final = seen->final && seen->generation == guest->generation;
 	out_dirty_guest(out, guest);

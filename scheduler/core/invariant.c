@@ -50,7 +50,7 @@ static int check_host(const struct core *core, const struct core_host *host, str
 static int check_move(const struct core *core, const struct core_move *m, struct err *err)
 {
 	const struct core_guest *guest = m->guest;
-	const char *at = m->phase <= CORE_MOVE_LAST ? m->source : m->target;
+	const char *at = m->phase <= CORE_MOVE_LAST ? m->source : m->target, *other;
 
 	if (m->number > core->meta.next_epoch)
 		return BROKEN(14, "move of %s was never given", m->name);
@@ -67,9 +67,9 @@ static int check_move(const struct core *core, const struct core_move *m, struct
 		(guest->epoch == m->epoch) != (m->phase <= CORE_MOVE_LAST))
 		return BROKEN(
 			14, "%s, %s, is not on %s", m->name, core_move_phase_name(m->phase), at);
-	if (m->phase <= CORE_MOVE_LAST && (!m->held || strcmp(m->held->name, m->target) != 0 ||
-						  m->held_memory < guest->memory))
-		return BROKEN(14, "nothing is held for %s on %s", m->name, m->target);
+	other = m->phase <= CORE_MOVE_LAST ? m->target : m->source;
+	if (!m->held || strcmp(m->held->name, other) != 0 || m->held_memory < guest->memory)
+		return BROKEN(14, "nothing is held for %s on %s", m->name, other);
 	return 0;
 }
 

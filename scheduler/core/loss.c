@@ -60,6 +60,8 @@ static void leave(struct core *core, struct core_guest *guest, struct core_out *
 {
 	char reason[CORE_REASON];
 
+	if (move_returns(core, guest, out))
+		return;
 	out_log(out, "guest", guest->name, "StartedElsewhere", true, guest->host->name,
 		"host %s is lost", guest->host->name);
 	(void)str_format(reason, sizeof(reason),
@@ -74,6 +76,7 @@ static void release(struct core *core, struct core_host *host, struct core_out *
 	struct core_guest *guest, *next;
 
 	host->released = true;
+	move_host_released(core, host, out);
 	DL_FOREACH_SAFE2(host->guests, guest, next, host_next)
 	{
 		if (may_leave(guest))

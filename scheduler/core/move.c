@@ -10,6 +10,8 @@
 #include "scheduler/core/move_int.h"
 
 #define ENDED_MAX 64u /* that are remembered */
+/* What the source's agent puts before an error of the target (node-agent/movesend.c). */
+static const char of_target[] = "the target: ";
 
 /* ---------------------------------------------------------------- reading */
 
@@ -55,6 +57,11 @@ bool core_move_into(const struct core_move *m, const char *host)
 	return move_before_handover(m) && move_names(m->target, host);
 }
 
+bool core_move_recalled(const struct core_move *m)
+{
+	return m->phase == CORE_MOVE_START && (m->cancelled || m->recalled);
+}
+
 /* ---------------------------------------------------------------- parts */
 
 void move_dirty(const struct core_move *m, struct core_out *out)
@@ -63,6 +70,15 @@ void move_dirty(const struct core_move *m, struct core_out *out)
 
 	(void)snprintf(key, sizeof(key), "%016" PRIx64, m->number);
 	out_dirty(out, CORE_KIND_MOVE, key);
+}
+
+/* Its progress: for those who watch. */
+void move_shown(const struct core_move *m, struct core_out *out)
+{
+	char key[CORE_NAME];
+
+	(void)snprintf(key, sizeof(key), "%016" PRIx64, m->number);
+	out_shown(out, CORE_KIND_MOVE, key);
 }
 
 void move_tell(const struct core_move *m, const char *host, struct core_out *out)
@@ -78,13 +94,6 @@ void move_say(const struct core_move *m, const char *reason, bool warning, struc
 {
 	out_log(out, "guest", m->name, reason, warning, m->target, "from %s to %s%s%s", m->source,
 		m->target, *m->reason ? ": " : "", m->reason);
-}
-
-static bool is_lost(const struct core *core, const char *name)
-{
-	const struct core_host *host = host_get(core, name);
-
-	return !host || host->state == CORE_HOST_LOST;
 }
 
 /* All that the guest needs, or its disk alone. */
@@ -105,7 +114,6 @@ void move_hold(struct core *core, struct core_move *m, struct core_host *host, b
 	index_moved(core, host);
 }
 
-/* The rules of others see the guest at its target too, until it is there or stays. */
 void move_count_coming(struct core_move *m)
 {
 	m->counted = m->guest->group;
@@ -147,7 +155,17 @@ void move_release(struct core *core, struct core_move *m)
 	core->place_due = true;
 }
 
-static void let_go(struct core *core, struct core_move *m)
+void move_resized(struct core *core, struct core_move *m)
+{
+	struct core_host *host = m->held;
+
+	if (!host)
+		return;
+	move_release(core, m);
+	move_hold(core, m, host, true);
+}
+
+void move_let_go(struct core *core, struct core_move *m)
 {
 	move_uncount_coming(m);
 	if (!m->guest)
@@ -159,7 +177,7 @@ static void let_go(struct core *core, struct core_move *m)
 
 static void forget(struct core *core, struct core_move *m)
 {
-	let_go(core, m);
+	move_let_go(core, m);
 	move_release(core, m);
 	if (!core_move_active(m))
 		core->moves_ended--;
@@ -192,7 +210,7 @@ void move_trim(struct core *core, struct core_out *out)
 
 void move_finish(struct core *core, struct core_move *m, uint64_t now, struct core_out *out)
 {
-	let_go(core, m);
+	move_let_go(core, m);
 	move_release(core, m);
 	core->drain_due |= core->draining != NULL;
 	m->phase = m->phase == CORE_MOVE_DROP ? CORE_MOVE_DONE
@@ -243,68 +261,28 @@ void move_back(struct core *core, struct core_move *m, uint64_t now, struct core
 	(void)vsnprintf(m->reason, sizeof(m->reason), fmt, ap);
 	va_end(ap);
 	m->phase = CORE_MOVE_BACK;
-	let_go(core, m);
+	core->moves_due = true;
+	move_let_go(core, m);
 	move_dirty(m, out);
 	move_tell(m, m->source, out);
 	move_tell(m, m->target, out);
 	move_say(m, m->cancelled ? "MoveCancelled" : "MoveFailed", !m->cancelled, out);
 	/* What a lost host has of it, it forgets when it is told everything anew. */
-	if (is_lost(core, m->target))
+	if (move_lost(core, m->target))
 		move_finish(core, m, now, out);
 	back_together(core, m, now, out);
 }
 
-/* What the source has is told to go, under the newest epoch. */
-void move_drop(struct core *core, struct core_move *m, uint64_t now, struct core_out *out)
+void core_migrate_rehearsed(struct core *core)
 {
-	uint64_t epoch = m->guest->epoch;
+	bool due = core->place_due;
+	struct core_move *m, *next;
 
-	m->phase = CORE_MOVE_DROP;
-	m->running_at = now;
-	let_go(core, m);
-	move_dirty(m, out);
-	out_tell_remove(out, m->source, m->uid, epoch);
-	move_tell(m, m->target, out);
-	if (is_lost(core, m->source))
-		move_finish(core, m, now, out);
-}
-
-/* ---------------------------------------------------------------- hand-over */
-
-static void hand_over(struct core *core, struct core_move *m, uint64_t now, struct core_out *out)
-{
-	struct core_host *source = m->guest->host, *target = m->held;
-	struct core_guest *guest = m->guest;
-	char text[CORE_REASON];
-
-	if (m->has_digest[CORE_MOVE_SOURCE] && m->has_digest[CORE_MOVE_TARGET] &&
-		memcmp(m->digests[0], m->digests[1], CORE_DIGEST) != 0) {
-		move_back(core, m, now, out, "the copy is not equal to what it was made of");
-		return;
-	}
-	move_uncount_coming(m);
-	move_release(core, m);
-	netplan_leaving(guest, out);
-	guest_set_ready(guest, false);
-	guest_detach_host(guest);
-	guest_attach_host(guest, target);
-	guest->epoch = ++core->meta.next_epoch;
-	guest->from_move = m->number;
-	guest->unfenced = guest->final = false;
-	guest->troubles = 0;
-	(void)snprintf(text, sizeof(text), "moved here from %s", source->name);
-	text_set(core, &guest->placed_because, text);
-	guest_set_phase(guest, CORE_PLACED, text);
-	move_hold(core, m, source, false);
-	m->phase = CORE_MOVE_START;
-	out_dirty(out, CORE_KIND_META, "meta");
-	out_dirty_guest(out, guest);
-	move_dirty(m, out);
-	netplan_placed(guest, out);
-	out_tell_guest(out, guest);
-	move_say(m, "HandedOver", false, out);
-	core->place_due = true;
-	core->drain_due |= m->counts;
+	HASH_ITER (hh, core->moves, m, next)
+		if (m->dry)
+			forget(core, m);
+	core->rehearsed = 0;
+	core->place_due = due;
 }
 
 /* ---------------------------------------------------------------- what agents say */
@@ -319,6 +297,7 @@ static void to_phase(struct core_move *m, enum core_move_phase phase, struct cor
 void move_copy(struct core_move *m, struct core_out *out)
 {
 	m->ready = false;
+	m->reason[0] = '\0';
 	to_phase(m, CORE_MOVE_COPY, out);
 }
 
@@ -344,17 +323,19 @@ static void source_says(
 {
 	enum core_move_state state = seen->state;
 
-	m->numbers = seen->numbers;
+	if (m->phase > CORE_MOVE_PREPARE)
+		m->numbers = seen->numbers;
 	if (m->phase == CORE_MOVE_COPY && state == CORE_MOVE_IS_SMALL) {
 		to_phase(m, CORE_MOVE_FREEZE, out);
 		move_say(m, "Freezing", false, out);
 	} else if (m->phase == CORE_MOVE_FREEZE &&
 		   (state == CORE_MOVE_IS_FROZEN || state == CORE_MOVE_IS_SEALED)) {
-		m->frozen_at = seen->frozen_at ? seen->frozen_at : now;
+		/* By our clock, as the time when it runs again will be. */
+		m->frozen_at = seen->frozen_ms < now ? now - seen->frozen_ms : now;
 		m->phase = CORE_MOVE_LAST;
 		move_dirty(m, out);
 	} else {
-		move_dirty(m, out); /* for those who watch */
+		move_shown(m, out);
 	}
 	if (state == CORE_MOVE_IS_SEALED)
 		take_digest(m, seen);
@@ -363,17 +344,43 @@ static void source_says(
 static void target_says(struct core *core, struct core_move *m, const struct core_move_seen *seen,
 	struct core_out *out)
 {
-	/* Of a drain: when it is its turn (drain.c). */
-	m->ready = m->phase == CORE_MOVE_PREPARE && seen->state == CORE_MOVE_IS_READY;
-	if (m->ready && m->counts)
-		core->drain_due = true;
-	else if (m->ready)
-		move_copy(m, out);
+	char reason[CORE_REASON];
+
+	(void)snprintf(reason, sizeof(reason), "%s", seen->reason ? seen->reason : "");
+	if (strcmp(reason, m->reason) != 0 && !m->ready) {
+		memcpy(m->reason, reason, sizeof(m->reason));
+		m->progressed = true;
+		move_shown(m, out);
+	}
+	if (m->phase == CORE_MOVE_PREPARE) {
+		if (memcmp(&m->numbers, &seen->numbers, sizeof(m->numbers)) != 0) {
+			m->progressed = true;
+			move_shown(m, out);
+		}
+		m->numbers = seen->numbers;
+		m->ready = seen->state == CORE_MOVE_IS_READY;
+		/* Of a drain: when it is its turn (drain.c). */
+		core->drain_due |= m->ready && m->counts;
+		core->moves_due |= m->ready && !m->counts;
+	}
 	m->sealed = seen->state == CORE_MOVE_IS_SEALED;
 	if (m->sealed)
 		take_digest(m, seen);
-	if (move_before_handover(m) && seen->reason)
-		(void)snprintf(m->reason, sizeof(m->reason), "%s", seen->reason);
+}
+
+/* The source hears some errors from the target, and says so. */
+static void failed(struct core *core, struct core_move *m, const char *host,
+	const struct core_move_seen *seen, uint64_t now, struct core_out *out)
+{
+	const char *reason =
+		seen->reason && *seen->reason ? seen->reason : "has nothing of it any more";
+
+	if (seen->side == CORE_MOVE_SOURCE && strlen(reason) >= sizeof(of_target) &&
+		memcmp(reason, of_target, sizeof(of_target) - 1) == 0) {
+		reason += sizeof(of_target) - 1;
+		host = m->target;
+	}
+	move_back(core, m, now, out, "%s: %s", host, reason);
 }
 
 static void observe(struct core *core, const char *host, const struct core_move_seen *seen,
@@ -405,9 +412,7 @@ static void observe(struct core *core, const char *host, const struct core_move_
 	if (!move_before_handover(m))
 		return;
 	if (seen->state == CORE_MOVE_HAS_FAILED || seen->gone) {
-		move_back(core, m, now, out, "%s: %s", host,
-			seen->reason && *seen->reason ? seen->reason
-						      : "has nothing of it any more");
+		failed(core, m, host, seen, now, out);
 		/* Nothing to wait for. */
 		if (target && seen->gone)
 			move_finish(core, m, now, out);
@@ -419,7 +424,7 @@ static void observe(struct core *core, const char *host, const struct core_move_
 		target_says(core, m, seen, out);
 	/* LAST: the source said that the guest has ended, under the epoch that it had. */
 	if (m->phase == CORE_MOVE_LAST && m->sealed)
-		hand_over(core, m, now, out);
+		move_hand_over(core, m, now, out);
 }
 
 int core_move_observed(struct core *core, const char *host, const struct core_move_seen *seen,
@@ -443,6 +448,7 @@ int core_move_observed(struct core *core, const char *host, const struct core_mo
 		if (!there)
 			move_finish(core, m, now, out);
 	}
+	move_queue(core, out);
 	place_pending(core, now, out);
 	return 0;
 }

@@ -7,6 +7,21 @@
 
 #define ACTIVE_MAX 1024u
 
+static int moves_already(const struct core_move *m, struct err *err)
+{
+	if (core_move_recalled(m))
+		return err_set(
+			err, -EBUSY, "guest %s is on its way back to %s", m->name, m->source);
+	if (m->phase == CORE_MOVE_START)
+		return err_set(err, -EBUSY,
+			"guest %s has moved to %s and does not run there yet ('clusterctl migrate "
+			"%s --cancel' brings it back to %s)",
+			m->name, m->target, m->name, m->source);
+	return err_set(err, -EBUSY,
+		"guest %s moves already, to %s ('clusterctl migrate %s --cancel' ends it)", m->name,
+		m->target, m->name);
+}
+
 static int may_move(
 	const struct core *core, const struct core_guest *guest, const char *to, struct err *err)
 {
@@ -17,9 +32,7 @@ static int may_move(
 	if (guest->evicted)
 		return err_set(err, -EBUSY, "guest %s gives way to others", guest->name);
 	if (guest->move)
-		return err_set(err, -EBUSY,
-			"guest %s moves already, to %s ('clusterctl migrate %s --cancel' ends it)",
-			guest->name, guest->move->target, guest->name);
+		return moves_already(guest->move, err);
 	if (guest->host->state == CORE_HOST_LOST || guest->host->state == CORE_HOST_JOINING)
 		return err_set(err, -EBUSY, "guest %s: its host %s is %s", guest->name,
 			guest->host->name, core_host_state_name(guest->host->state));
@@ -39,7 +52,8 @@ static struct core_move *begin(struct core *core, struct core_guest *guest, stru
 
 	if (!m)
 		return NULL;
-	m->number = ++core->meta.next_epoch;
+	m->dry = how->dry_run;
+	m->number = m->dry ? UINT64_MAX - core->rehearsed++ : ++core->meta.next_epoch;
 	m->uid = guest->uid;
 	m->guest = guest;
 	m->epoch = guest->epoch;
@@ -50,11 +64,13 @@ static struct core_move *begin(struct core *core, struct core_guest *guest, stru
 	m->max_downtime_ms = how->max_downtime_ms;
 	m->drain = how->drain;
 	m->started_at = m->heard_at = now;
-	m->heard = true;
+	m->heard = m->progressed = true;
 	guest->move = m;
 	HASH_ADD(hh, core->moves, number, sizeof(m->number), m);
 	move_hold(core, m, host, true);
 	move_count_coming(m);
+	if (m->dry)
+		return m;
 	drain_moving(core, m);
 	move_dirty(m, out);
 	move_tell(m, m->target, out);
@@ -72,12 +88,16 @@ static void begin_all(struct core *core, const struct move_set *set, const struc
 			out->failed = true;
 			return;
 		}
+		if (m->dry)
+			continue;
 		if (!i)
 			plan->number = m->number;
 		else
 			plan->also[i - 1].number = m->number;
 		m->set = set->count > 1 ? plan->number : 0;
 	}
+	if (how->dry_run)
+		return;
 	out_dirty(out, CORE_KIND_META, "meta");
 	move_trim(core, out);
 }
@@ -125,12 +145,29 @@ int core_migrate(struct core *core, uint64_t uid, const struct core_migrate *how
 	if (rc == 0) {
 		(void)str_copy(found.from, sizeof(found.from), guest->host->name);
 		(void)str_copy(found.to, sizeof(found.to), set.host->name);
-		if (!how->dry_run)
-			begin_all(core, &set, how, now, &found, out);
+		begin_all(core, &set, how, now, &found, out);
 		*plan = found;
 	}
 	move_set_free(&set);
 	return rc;
+}
+
+/* It is wanted back, and may have run there by now. */
+static int recall(struct core *core, struct core_move *m, struct core_out *out, struct err *err)
+{
+	if (move_lost(core, m->source))
+		return err_set(err, -EBUSY, "guest %s is on host %s by now, and host %s is lost",
+			m->name, m->target, m->source);
+	if (move_lost(core, m->target))
+		return err_set(err, -EBUSY,
+			"guest %s is on host %s, which is lost, and may run there; 'clusterctl "
+			"recover' gives that up",
+			m->name, m->target);
+	if (m->cancelled)
+		return 0;
+	m->cancelled = true;
+	move_recall(m, out, "cancelled by a user");
+	return 0;
 }
 
 int core_move_cancel(
@@ -145,10 +182,13 @@ int core_move_cancel(
 	if (!m)
 		return err_set(
 			err, -ENOENT, "guest %s does not move", guest ? guest->name : "(unknown)");
-	if (!move_before_handover(m))
+	/* One of a set alone would be torn from the others. */
+	if (!move_before_handover(m) && !m->set)
+		return recall(core, m, out, err);
+	over = move_handed_over(core, m);
+	if (over == m)
 		return err_set(err, -EBUSY, "guest %s is on host %s by now: nothing to cancel",
 			m->name, m->target);
-	over = move_handed_over(core, m);
 	if (over)
 		return err_set(err, -EBUSY,
 			"guest %s moves together with %s, which is on host %s by now: nothing to "
@@ -156,6 +196,7 @@ int core_move_cancel(
 			m->name, over->name, over->target);
 	m->cancelled = true;
 	move_back(core, m, now, out, "cancelled by a user");
+	move_queue(core, out);
 	place_pending(core, now, out);
 	return 0;
 }

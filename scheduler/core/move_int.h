@@ -16,23 +16,47 @@ static inline bool move_names(const char *a, const char *b)
 	return strcmp(a, b) == 0;
 }
 
-/* Its record; what a host is told of it; what people are. */
-void move_dirty(const struct core_move *m, struct core_out *out);
-void move_tell(const struct core_move *m, const char *host, struct core_out *out);
-void move_say(const struct core_move *m, const char *reason, bool warning, struct core_out *out);
 /* The oldest of those that have ended make room. */
 void move_trim(struct core *core, struct core_out *out);
+/* Or was removed from the cluster. */
+static inline bool move_lost(const struct core *core, const char *name)
+{
+	const struct core_host *host = host_get(core, name);
+
+	return !host || host->state == CORE_HOST_LOST;
+}
+
 struct core_move *move_find(const struct core *core, uint64_t number);
+void move_dirty(const struct core_move *m, struct core_out *out);
+/* Its progress: for those who watch. */
+void move_shown(const struct core_move *m, struct core_out *out);
+void move_tell(const struct core_move *m, const char *host, struct core_out *out);
+void move_say(const struct core_move *m, const char *reason, bool warning, struct core_out *out);
+/* The guest is free. */
+void move_let_go(struct core *core, struct core_move *m);
 /* Reserves on HOST what the guest needs: ALL of it, or its disk. */
 void move_hold(struct core *core, struct core_move *m, struct core_host *host, bool all);
 void move_release(struct core *core, struct core_move *m);
-/* The rules of others see the guest at its target too, until it is there or stays. */
+/* The rules of others see the guest where it is held for too, until it is settled where it
+ * is. */
 void move_count_coming(struct core_move *m);
 void move_uncount_coming(struct core_move *m);
-/* PREPARE -> COPY: its target is ready, and it is its turn. */
-void move_copy(struct core_move *m, struct core_out *out);
 /* One that moves together with M was handed over: NULL: none. */
 const struct core_move *move_handed_over(const struct core *core, const struct core_move *m);
+/* Those whose targets are ready begin to copy, as far as it is their turn; those of a drain
+ * take the turns of that (drain.c). */
+void move_queue(struct core *core, struct core_out *out);
+/* PREPARE -> COPY. */
+void move_copy(struct core_move *m, struct core_out *out);
+/* LAST -> START, or, where the digests differ, BACK. */
+void move_hand_over(struct core *core, struct core_move *m, uint64_t now, struct core_out *out);
+/* START: the target is told not to start the guest; it is given back when that has said so. */
+void move_recall(struct core_move *m, struct core_out *out, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+/* START -> BACK: the guest is the source's again, under a newer epoch. */
+void move_give_back(struct core *core, struct core_move *m, struct core_out *out);
+/* START -> FAILED: both hosts are lost. */
+void move_abandon(struct core *core, struct core_move *m, struct core_out *out);
 /* To BACK, and why. */
 void move_back(struct core *core, struct core_move *m, uint64_t now, struct core_out *out,
 	const char *fmt, ...) __attribute__((format(printf, 5, 6)));

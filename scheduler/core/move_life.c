@@ -9,6 +9,11 @@
 
 /* The guest is stopped and neither side says anything: the link, or an agent, hangs. */
 #define SILENCE_MS 60000u
+/* The target gets ready, and nothing of that is to be seen. */
+#define PREPARE_MS 300000u
+
+/* The target failed to start it so many times in a row: it goes back. */
+#define START_TRIES 5u
 
 /* ---------------------------------------------------------------- what becomes of guests */
 
@@ -33,18 +38,70 @@ void move_changed(struct core *core, struct core_guest *guest, bool new_disk, st
 		move_back(core, guest->move, guest->move->heard_at, out, "its lab was changed");
 }
 
-void move_noted(struct core *core, struct core_guest *guest, uint64_t now, struct core_out *out)
+/* Its kernel was started there, under the newest epoch, and is not about to come up. */
+static bool has_run(const struct core_guest *guest, const struct core_observed *seen)
+{
+	return guest->phase == CORE_RUNNING || seen->final ||
+	       (seen->ran && guest->phase >= CORE_STOPPING);
+}
+
+/* Handed over, and not yet seen to have run there. */
+static void starts(struct core *core, struct core_move *m, const struct core_observed *seen,
+	uint64_t now, struct core_out *out)
+{
+	const struct core_guest *guest = m->guest;
+	bool stopped = guest->phase == CORE_STOPPED;
+
+	if (has_run(guest, seen) || (stopped && !guest->want_run && !core_move_recalled(m)))
+		move_drop(core, m, now, out);
+	else if (stopped && core_move_recalled(m) && !move_lost(core, m->source))
+		move_give_back(core, m, out);
+	else if (seen->troubles >= START_TRIES && !core_move_recalled(m) &&
+		 !move_lost(core, m->source)) {
+		m->recalled = true;
+		move_recall(m, out, "%s: %s", m->target, guest->reason);
+	}
+}
+
+void move_noted(struct core *core, struct core_guest *guest, const struct core_observed *seen,
+	uint64_t now, struct core_out *out)
 {
 	struct core_move *m = guest->move;
-	bool runs = guest->phase == CORE_RUNNING;
 
 	if (m && move_before_handover(m))
 		return;
 	/* One that is stopped takes its disk when it starts. */
-	if (runs && guest->from_move)
+	if (guest->phase == CORE_RUNNING && guest->from_move)
 		guest->from_move = 0;
-	if (m && (runs || (!guest->want_run && guest->phase == CORE_STOPPED)))
-		move_drop(core, m, now, out);
+	if (m)
+		starts(core, m, seen, now, out);
+}
+
+bool move_returns(struct core *core, struct core_guest *guest, struct core_out *out)
+{
+	struct core_move *m = guest->move;
+	struct core_host *source;
+
+	if (!m || m->phase != CORE_MOVE_START)
+		return false;
+	(void)snprintf(m->reason, sizeof(m->reason), "host %s is lost", m->target);
+	source = host_get(core, m->source);
+	if (move_lost(core, m->source)) {
+		/* Both are away: whichever is back has a whole disk of it. */
+		if (source)
+			orphan_expect_on(core, guest, source, m->epoch,
+				"its host was lost while it moved; it was started again from its "
+				"image",
+				out);
+		move_abandon(core, m, out);
+		return false;
+	}
+	/* It may have run there for a moment. */
+	orphan_expect_on(core, guest, guest->host, guest->epoch,
+		"its host was lost just after it had moved there; it went on where it came from",
+		out);
+	move_give_back(core, m, out);
+	return true;
 }
 
 bool move_keeps(const struct core *core, const struct core_host *host, uint64_t uid)
@@ -97,6 +154,15 @@ void move_hello(struct core *core, const struct core_host *host,
 	}
 }
 
+/* The source alone is lost, in the end of the move: the target may have it all by now, and
+ * then the guest had ended and was frozen before (movesend_last()). */
+static bool may_be_whole(
+	const struct core *core, const struct core_move *m, const struct core_host *lost)
+{
+	return m->phase >= CORE_MOVE_FREEZE && move_names(m->source, lost->name) &&
+	       !move_lost(core, m->target);
+}
+
 void move_host_lost(struct core *core, struct core_host *host, uint64_t now, struct core_out *out)
 {
 	struct core_move *m, *next;
@@ -107,13 +173,31 @@ void move_host_lost(struct core *core, struct core_host *host, uint64_t now, str
 
 		if (!core_move_active(m) || (!source && !target))
 			continue;
-		if (move_before_handover(m))
+		if (move_before_handover(m) && !may_be_whole(core, m, host))
 			move_back(core, m, now, out, "host %s is lost", host->name);
 		else if ((m->phase == CORE_MOVE_BACK && target) ||
 			 (m->phase == CORE_MOVE_DROP && source))
 			move_finish(core, m, now, out);
-		else if (m->phase == CORE_MOVE_START && source)
-			move_release(core, m);
+		else if (source && core_move_recalled(m)) {
+			/* There it stays: nobody else can take it. */
+			m->cancelled = m->recalled = false;
+			out_tell_guest(out, m->guest);
+			move_dirty(m, out);
+		}
+	}
+}
+
+void move_host_released(struct core *core, struct core_host *host, struct core_out *out)
+{
+	struct core_move *m, *next;
+
+	HASH_ITER (hh, core->moves, m, next) {
+		if (!move_before_handover(m) || !move_names(m->source, host->name))
+			continue;
+		if (m->sealed)
+			move_hand_over(core, m, m->heard_at, out);
+		else
+			move_back(core, m, m->heard_at, out, "host %s is lost", host->name);
 	}
 }
 
@@ -122,9 +206,17 @@ void move_refuse_into(
 {
 	struct core_move *m, *next;
 
-	HASH_ITER (hh, core->moves, m, next)
-		if (move_before_handover(m) && move_names(m->target, host->name))
+	HASH_ITER (hh, core->moves, m, next) {
+		if (!move_names(m->target, host->name))
+			continue;
+		if (move_before_handover(m)) {
 			move_back(core, m, now, out, "host %s is being emptied", host->name);
+		} else if (m->phase == CORE_MOVE_START && m->guest->troubles &&
+			   !core_move_recalled(m) && !move_lost(core, m->source)) {
+			m->recalled = true;
+			move_recall(m, out, "host %s is being emptied", host->name);
+		}
+	}
 }
 
 void move_cancel_drain(
@@ -155,8 +247,20 @@ static bool is_up(const struct core *core, const char *name)
 
 void move_slept(struct core *core, uint64_t ms)
 {
-	for (struct core_move *m = core->moves; m; m = m->hh.next)
+	for (struct core_move *m = core->moves; m; m = m->hh.next) {
 		m->silent_since += ms;
+		m->still_since += ms;
+	}
+}
+
+static void unprepared(struct core *core, struct core_move *m, uint64_t now, struct core_out *out)
+{
+	char reason[CORE_REASON];
+
+	memcpy(reason, m->reason, sizeof(reason));
+	move_back(core, m, now, out,
+		"%s did not get ready, and nothing new came for %u minutes%s%s", m->target,
+		PREPARE_MS / 60000, *reason ? ": " : "", reason);
 }
 
 /* How long nothing was heard is told by the monotonic clock: the other one may be set. */
@@ -170,14 +274,20 @@ void move_tick(struct core *core, uint64_t now, uint64_t mono, struct core_out *
 		/* Nothing is heard before both are there. */
 		if (m->heard || !is_up(core, m->source) || !is_up(core, m->target))
 			m->silent_since = mono;
-		m->heard = false;
+		if (m->progressed || m->ready || !is_up(core, m->target))
+			m->still_since = mono;
+		m->heard = m->progressed = false;
 		if (!m->heard_at)
 			m->heard_at = now; /* of one that was loaded */
 		if ((m->phase == CORE_MOVE_FREEZE || m->phase == CORE_MOVE_LAST) &&
 			mono > m->silent_since && mono - m->silent_since > SILENCE_MS)
 			move_back(core, m, now, out, "nothing was heard of it for %u s",
 				SILENCE_MS / 1000);
+		else if (m->phase == CORE_MOVE_PREPARE && mono > m->still_since &&
+			 mono - m->still_since > PREPARE_MS)
+			unprepared(core, m, now, out);
 	}
+	move_queue(core, out);
 }
 
 /* ---------------------------------------------------------------- loading */
@@ -199,7 +309,7 @@ int core_load_move(struct core *core, const struct core_load_move *load, struct 
 	m->cancelled = load->cancelled;
 	m->set = load->set;
 	m->started_at = load->started_at;
-	m->heard = true;
+	m->heard = m->progressed = true;
 	m->frozen_at = load->frozen_at;
 	m->running_at = load->running_at;
 	m->ended_at = load->ended_at;
@@ -227,10 +337,8 @@ int core_load_move(struct core *core, const struct core_load_move *load, struct 
 			return err_set(err, -EPROTO, "move %" PRIu64 " is not of guest %s on %s",
 				m->number, m->name, at ? at->name : "a host that is not stored");
 		m->guest->move = m;
-		move_hold(core, m, move_before_handover(m) ? target : source,
-			move_before_handover(m));
-		if (move_before_handover(m))
-			move_count_coming(m);
+		move_hold(core, m, move_before_handover(m) ? target : source, true);
+		move_count_coming(m);
 		drain_moving(core, m);
 		return 0;
 	}

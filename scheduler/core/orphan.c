@@ -115,18 +115,26 @@ static struct core_orphan *add(struct core *core, const char *host, enum core_or
 
 void orphan_expect(struct core *core, const struct core_guest *guest, struct core_out *out)
 {
-	const struct core_host *host = guest->host;
-	struct core_orphan_facts facts = {.uid = guest->uid, .epoch = guest->epoch};
+	/* One that gives way was told to go with its disk before. */
+	if (guest->evicted)
+		return;
+	orphan_expect_on(core, guest, guest->host, guest->epoch,
+		"its host was lost; it was started again from its image", out);
+}
+
+void orphan_expect_on(struct core *core, const struct core_guest *guest,
+	const struct core_host *host, uint64_t epoch, const char *why, struct core_out *out)
+{
+	struct core_orphan_facts facts = {.uid = guest->uid, .epoch = epoch};
 	struct core_orphan *o;
 
 	/* A host that was never told of it has nothing. */
-	if (!guest->epoch || get(core, guest->epoch))
+	if (!epoch || get(core, epoch))
 		return;
 	facts.since = host->lost_at;
 	facts.bytes = guest->cow_bytes;
 	(void)str_copy(facts.name, sizeof(facts.name), guest->name);
-	(void)str_format(facts.reason, sizeof(facts.reason),
-		"its host was lost; it was started again from its image");
+	(void)str_format(facts.reason, sizeof(facts.reason), "%s", why);
 	if (guest->group) {
 		memcpy(facts.image_id, guest->group->spec.image_id, CORE_ID);
 		facts.has_image = true;
@@ -200,13 +208,15 @@ void orphan_hello(struct core *core, const struct core_host *host,
 {
 	struct core_orphan *o, *next;
 
-	/* Those that the host still has as guests are to come. */
-	HASH_ITER (hh, core->orphans, o, next)
+	/* Those that the host still has as guests are to come; it may never have been told of
+	 * the epoch, when the guest was given back to it (move_give_back()). */
+	HASH_ITER (hh, core->orphans, o, next) {
 		o->seen = false;
-	for (size_t i = 0; core->orphans && i < count; i++) {
-		o = observed[i].gone ? NULL : get(core, observed[i].epoch);
-		if (o && o->facts.uid == observed[i].uid && strcmp(o->host, host->name) == 0)
-			o->seen = true;
+		for (size_t i = 0; !o->seen && i < count && strcmp(o->host, host->name) == 0; i++)
+			o->seen = !observed[i].gone && o->facts.uid == observed[i].uid &&
+				  (o->epoch == observed[i].epoch ||
+					  (o->state == CORE_ORPHAN_EXPECTED &&
+						  o->epoch > observed[i].epoch));
 	}
 }
 

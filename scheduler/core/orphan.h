@@ -67,6 +67,9 @@ int core_load_orphan(struct core *core, const char *host, enum core_orphan_state
 
 /* The guest leaves its host, which is lost and has its disk. */
 void orphan_expect(struct core *core, const struct core_guest *guest, struct core_out *out);
+/* The same of any host that has a disk of it, of that epoch. */
+void orphan_expect_on(struct core *core, const struct core_guest *guest,
+	const struct core_host *host, uint64_t epoch, const char *why, struct core_out *out);
 /* Is the disk of what HOST has under this epoch to be kept? */
 bool orphan_wanted(const struct core *core, uint64_t epoch);
 /* HOST has nothing of a guest under this epoch (any more): what was expected is not there. */

@@ -30,6 +30,7 @@ const char *refusal_text(enum refusal refusal)
 		[NO_CPU] = "not enough CPU",
 		[NO_DISK] = "not enough disk",
 		[TORN] = "others are to be with it and would be left behind",
+		[DISK_FULL] = "its disk is too full",
 	};
 
 	return texts[refusal];

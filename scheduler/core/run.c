@@ -10,6 +10,7 @@
 /* So many hosts that already have guests of the group are passed over in the hope
  * of one that has none, before the best of them is taken. */
 #define LOOKS 256u
+#define DISK_MARGIN (64u << 20)
 
 static bool better(const struct run_candidate *a, const struct run_candidate *b)
 {
@@ -32,7 +33,31 @@ static uint32_t count_of(const struct run *run, const struct core_host *host)
 	return run->by_count ? counts_of(&run->group->on_hosts, host->order) : 0;
 }
 
-static enum refusal room(const struct run *run, const struct core_host *host)
+/* Free on the disk of HOST for what comes, without that which is on its way there. */
+static uint64_t disk_left(const struct run *run, const struct core_host *host)
+{
+	uint64_t coming = 0;
+
+	for (const struct core_move *m = run->core->moves; m && host->held_count; m = m->hh.next)
+		if (m->held == host && m->guest && m->guest->host != host &&
+			m->phase <= CORE_MOVE_LAST)
+			coming += m->guest->cow_bytes;
+	return host->disk_free > coming ? host->disk_free - coming : 0;
+}
+
+/* Logs and records grow as well. */
+static uint64_t disk_needed(const struct run *run)
+{
+	return run->bytes + run->bytes / 16 + DISK_MARGIN;
+}
+
+/* A host that does not say how much is free of its disk is believed to have it. */
+static bool too_full(const struct run *run, const struct core_host *host)
+{
+	return run->bytes && host->disk_free && disk_left(run, host) < disk_needed(run);
+}
+
+enum refusal run_room(const struct run *run, const struct core_host *host)
 {
 	/* Not in the index: its room is not kept up there. */
 	struct index_need left = index_free(run->core, host);
@@ -40,7 +65,29 @@ static enum refusal room(const struct run *run, const struct core_host *host)
 	return left.memory < run->need.memory ? NO_MEMORY
 	       : left.cpu < run->need.cpu     ? NO_CPU
 	       : left.disk < run->need.disk   ? NO_DISK
+	       : too_full(run, host)	      ? DISK_FULL
 					      : FITS;
+}
+
+void run_describe(const struct run *run, const struct core_host *host, enum refusal refusal,
+	char text[CORE_REASON])
+{
+	struct index_need left = index_free(run->core, host);
+	char a[UNITS_TEXT], b[UNITS_TEXT];
+
+	text[0] = 0;
+	if (refusal == NO_MEMORY)
+		(void)snprintf(text, CORE_REASON, "needs %s, %s free",
+			units_size(a, run->need.memory), units_size(b, left.memory));
+	else if (refusal == NO_DISK)
+		(void)snprintf(text, CORE_REASON, "needs %s, %s free",
+			units_size(a, run->need.disk), units_size(b, left.disk));
+	else if (refusal == NO_CPU)
+		(void)snprintf(text, CORE_REASON, "needs %s CPUs, %s free",
+			units_cpus(a, (uint32_t)run->need.cpu), units_cpus(b, (uint32_t)left.cpu));
+	else if (refusal == DISK_FULL)
+		(void)snprintf(text, CORE_REASON, "needs %s, %s free",
+			units_size(a, disk_needed(run)), units_size(b, disk_left(run, host)));
 }
 
 /* ---------------------------------------------------------------- heap */
@@ -116,7 +163,7 @@ static bool look(struct run *run, struct run_class *rc)
 	if (host->looked_at == run->serial)
 		return false;
 	host->looked_at = run->serial;
-	if (rules_host(run, host, &c.cost.penalty) != FITS)
+	if (rules_host(run, host, &c.cost.penalty) != FITS || too_full(run, host))
 		return false;
 	c.cost.count = count_of(run, host);
 	c.cost.key = key_of(run, host);
@@ -218,7 +265,7 @@ void run_placed(struct run *run)
 		return;
 	c = &rc->heap[0];
 	c->cost.penalty = 0;
-	if (rules_host(run, c->host, &c->cost.penalty) != FITS || room(run, c->host) != FITS) {
+	if (rules_host(run, c->host, &c->cost.penalty) != FITS || run_room(run, c->host) != FITS) {
 		pop(rc);
 		return;
 	}
@@ -357,7 +404,7 @@ enum refusal run_judge(struct run *run, const struct core_host *host, uint32_t *
 {
 	enum refusal refusal = run_judge_rules(run, host, penalty);
 
-	return refusal == FITS ? room(run, host) : refusal;
+	return refusal == FITS ? run_room(run, host) : refusal;
 }
 
 void run_refusals(const uint32_t count[REFUSALS], uint64_t memory, char text[CORE_REASON])

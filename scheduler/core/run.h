@@ -40,6 +40,7 @@ enum refusal {
 	NO_CPU,
 	NO_DISK,
 	TORN, /* others that are to be with those that move would be left behind */
+	DISK_FULL, /* what is free of its disk as it says, not by what is reserved */
 	REFUSALS,
 };
 const char *refusal_text(enum refusal refusal);
@@ -70,7 +71,8 @@ struct run {
 	const struct core_rules *rules; /* never NULL */
 	const struct core_host *avoid;
 	struct index_need need;
-	bool by_count; /* how many of the group are on a host counts */
+	uint64_t bytes; /* of a disk that comes along; 0: none */
+	bool by_count;	/* how many of the group are on a host counts */
 	uint64_t serial;
 	struct run_class *classes;
 	size_t class_count;
@@ -101,6 +103,11 @@ void run_end(struct run *run);
 enum refusal run_judge(struct run *run, const struct core_host *host, uint32_t *penalty);
 /* The same, of everything but room; NOTHING but the host's own. */
 enum refusal run_judge_rules(struct run *run, const struct core_host *host, uint32_t *penalty);
+/* Room alone. */
+enum refusal run_room(const struct run *run, const struct core_host *host);
+/* In numbers, what is asked of HOST and what it has; "" where there are none. */
+void run_describe(const struct run *run, const struct core_host *host, enum refusal refusal,
+	char text[CORE_REASON]);
 /* One line on why no host takes it: "no host: 2 hosts: not enough memory (...)". */
 void run_explain(struct run *run, char text[CORE_REASON]);
 /* The same of hosts that were judged: so many for each refusal; MEMORY is needed. */

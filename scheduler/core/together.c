@@ -40,6 +40,7 @@ struct search {
 	struct torn *torn;
 	size_t torn_count, torn_room;
 	struct index_need need; /* of all together */
+	uint64_t bytes;		/* of their disks */
 	bool failed;		/* memory was short */
 };
 
@@ -269,15 +270,11 @@ static enum refusal judge_kinds(struct search *s, struct core_host *host, uint32
 
 static enum refusal judge(struct search *s, struct core_host *host, uint32_t *penalty)
 {
-	struct index_need left = index_free(s->core, host);
 	enum refusal refusal = judge_kinds(s, host, penalty);
 
-	return refusal != FITS		      ? refusal
-	       : left.memory < s->need.memory ? NO_MEMORY
-	       : left.cpu < s->need.cpu	      ? NO_CPU
-	       : left.disk < s->need.disk     ? NO_DISK
-	       : torn_by(s, host)	      ? TORN
-					      : FITS;
+	if (refusal == FITS)
+		refusal = run_room(&s->kinds[0].run, host);
+	return refusal == FITS && torn_by(s, host) ? TORN : refusal;
 }
 
 /* The order of run.h, by the guest that was asked for. */
@@ -313,7 +310,7 @@ static const char *others(const struct move_set *set, char text[CORE_FULLNAME + 
 static int look_at(struct search *s, struct core_host *to, struct core_host **best, struct err *err)
 {
 	const struct core_guest *guest = s->set->guests[0], *left = torn_by(s, to);
-	char with[CORE_FULLNAME + 40];
+	char with[CORE_FULLNAME + 40], text[CORE_REASON];
 	uint32_t penalty = 0;
 	enum refusal refusal = judge(s, to, &penalty);
 
@@ -325,8 +322,10 @@ static int look_at(struct search *s, struct core_host *to, struct core_host **be
 			"host %s does not take guest %s%s: %s is to be with it, and would be left "
 			"behind",
 			to->name, guest->name, others(s->set, with), left->name);
-	return err_set(err, -EHOSTUNREACH, "host %s does not take guest %s%s: %s", to->name,
-		guest->name, others(s->set, with), refusal_text(refusal));
+	run_describe(&s->kinds[0].run, to, refusal, text);
+	return err_set(err, -EHOSTUNREACH, "host %s does not take guest %s%s: %s%s%s%s", to->name,
+		guest->name, others(s->set, with), refusal_text(refusal), *text ? " (" : "", text,
+		*text ? ")" : "");
 }
 
 static int look_at_all(struct search *s, struct core_host **best, struct err *err)
@@ -368,6 +367,7 @@ static int begin(struct search *s)
 		s->need.memory += g->memory;
 		s->need.disk += g->disk;
 		s->need.cpu += g->cpu;
+		s->bytes += g->cow_bytes;
 		while (k < s->kind_count && s->kinds[k].group != g->group)
 			k++;
 		s->kinds[k].group = g->group;
@@ -380,6 +380,9 @@ static int begin(struct search *s)
 		run_begin(&s->kinds[k].run, s->core, s->kinds[k].group, s->from);
 		s->failed |= s->kinds[k].run.failed;
 	}
+	/* Room is judged by the first of them, for all. */
+	s->kinds[0].run.need = s->need;
+	s->kinds[0].run.bytes = s->bytes;
 	find_torn(s);
 	return s->failed ? -ENOMEM : 0;
 }
@@ -422,15 +425,18 @@ static int choose_alone(struct core *core, struct core_guest *guest, struct core
 	run.need.memory = guest->memory;
 	run.need.disk = guest->disk;
 	run.need.cpu = guest->cpu;
+	run.bytes = guest->cow_bytes;
 	*host = to;
 	if (run.failed) {
 		rc = err_set(err, -ENOMEM, "memory is short");
 	} else if (to) {
 		rules_least(&run);
 		refusal = run_judge(&run, to, &penalty);
+		run_describe(&run, to, refusal, text);
 		if (refusal != FITS)
-			rc = err_set(err, -EHOSTUNREACH, "host %s does not take guest %s: %s",
-				to->name, guest->name, refusal_text(refusal));
+			rc = err_set(err, -EHOSTUNREACH, "host %s does not take guest %s: %s%s%s%s",
+				to->name, guest->name, refusal_text(refusal), *text ? " (" : "",
+				text, *text ? ")" : "");
 	} else {
 		*host = run_next(&run, NULL);
 		if (!*host) {

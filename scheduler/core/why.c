@@ -54,23 +54,8 @@ static void describe_label(const struct run *run, const struct core_host *host, 
 static void describe(const struct run *run, const struct near *near, enum refusal refusal,
 	char text[CORE_REASON])
 {
-	struct index_need left = index_free(run->core, near->host);
-	char a[UNITS_TEXT], b[UNITS_TEXT];
-
-	text[0] = 0;
+	run_describe(run, near->host, refusal, text);
 	switch (refusal) {
-	case NO_MEMORY:
-		(void)snprintf(text, CORE_REASON, "needs %s, %s free",
-			units_size(a, run->need.memory), units_size(b, left.memory));
-		break;
-	case NO_DISK:
-		(void)snprintf(text, CORE_REASON, "needs %s, %s free",
-			units_size(a, run->need.disk), units_size(b, left.disk));
-		break;
-	case NO_CPU:
-		(void)snprintf(text, CORE_REASON, "needs %s CPUs, %s free",
-			units_cpus(a, (uint32_t)run->need.cpu), units_cpus(b, (uint32_t)left.cpu));
-		break;
 	case LABELS:
 		describe_label(run, near->host, text);
 		break;

@@ -110,6 +110,7 @@ static int convert_observed(const Um__GuestObserved *o, struct core_observed *ou
 		.ready = o->ready,
 		.gone = o->gone,
 		.final = o->final,
+		.ran = o->ran,
 		.reason = str_is_utf8(o->reason, strlen(o->reason)) ? o->reason : "",
 		.restarts = o->restarts,
 		.exit_status = o->exit_status,

@@ -55,7 +55,7 @@ static bool convert(const Um__MoveObserved *o, struct core_move_seen *out)
 		.gone = o->gone,
 		.reason = str_is_utf8(o->reason, strlen(o->reason)) ? o->reason : "",
 		.digest = o->digest.len == CORE_DIGEST ? o->digest.data : NULL,
-		.frozen_at = o->frozen_at,
+		.frozen_ms = o->frozen_ms,
 		.numbers = {.round = o->round,
 			.bytes_done = o->bytes_done,
 			.bytes_left = o->bytes_left,
@@ -172,7 +172,7 @@ uint32_t moves_phases(const struct serve *s)
 
 	for (size_t i = 0; i < s->out.dirty_count; i++) {
 		const struct core_dirty *d = &s->out.dirty[i];
-		const struct core_move *m = d->kind == CORE_KIND_MOVE
+		const struct core_move *m = d->kind == CORE_KIND_MOVE && !d->shown_only
 						    ? core_move(s->core, strtoull(d->key, NULL, 16))
 						    : NULL;
 
@@ -387,6 +387,7 @@ void moves_migrate(struct serve *s, const struct peer *from, const Um__Envelope 
 	}
 	for (size_t i = 0; i < r->n_guests; i++)
 		one(&q, r->guests[i]);
+	core_migrate_rehearsed(s->core);
 	reply.body_case = UM__ENVELOPE__BODY_MIGRATE_REPLY;
 	reply.migrate_reply = &body;
 	commit_event(s, from, &reply, NULL, 0);

@@ -140,7 +140,7 @@ static Um__GuestAssign *assign(struct part *p, const struct core_guest *g)
 	a->uid = g->uid;
 	a->name = arena_str(&p->a, g->name);
 	a->epoch = g->epoch;
-	a->run = g->want_run;
+	a->run = g->want_run && !(g->move && core_move_recalled(g->move));
 	a->generation = g->generation;
 	a->disk_generation = g->disk_generation;
 	a->from_move = g->from_move;

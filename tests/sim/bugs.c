@@ -12,6 +12,7 @@
  * WRAP: drains_restore
  * WRAP: orphans_restore
  * WRAP: loss_tick
+ * WRAP: out_tell_guest
  */
 #include <string.h>
 
@@ -30,6 +31,7 @@ static const struct bug_text bugs[] = {
 	{"index-stale", "core: the index does not hear of what a host gave away"},
 	{"room-early", "core: a smaller spec frees memory while the larger guest still runs"},
 	{"orphans-forgotten", "scheduler: what is known of old disks is not read again"},
+	{"move-dropped", "core: what the source has is told to go at the hand-over"},
 	{"reports-lost", "agent: one report in twenty is not sent"},
 	{"reports-unnumbered", "agent: reports have no numbers: loss and order go unseen"},
 	{"gaps-unseen", "agent: a gap in what it is told goes unseen"},
@@ -43,6 +45,9 @@ static const struct bug_text bugs[] = {
 	{"files-unsynced", "agent: records are written, and not synced"},
 	{"orphans-tossed", "agent: old disks are removed at once"},
 	{"prune-unheard", "agent: it does not hear that an old disk is wanted no more"},
+	{"frozen-forgotten",
+		"agent: frozen guests are forgotten with a restart or a lost connection"},
+	{"thaw-early", "agent: a guest is frozen only until it has stopped"},
 };
 
 const struct bug_text *bug_list(size_t *count)
@@ -73,6 +78,7 @@ WRAP(void, guest_reserve, struct core *core, struct core_guest *guest,
 WRAP(int, drains_restore, struct serve *s, const char *host, const Um__HostDrain *r,
 	struct err *err);
 WRAP(int, orphans_restore, struct serve *s, const Um__StoredOrphan *r, struct err *err);
+WRAP(void, out_tell_guest, struct core_out *out, const struct core_guest *guest);
 WRAP(int, core_host_hello, struct core *core, const struct core_hostfacts *facts,
 	const struct core_observed *observed, size_t count, uint64_t now, uint64_t mono,
 	struct core_out *out, struct err *err);
@@ -145,6 +151,15 @@ int __wrap_drains_restore(
 int __wrap_orphans_restore(struct serve *s, const Um__StoredOrphan *r, struct err *err)
 {
 	return bug("orphans-forgotten") ? 0 : __real_orphans_restore(s, r, err);
+}
+
+void __wrap_out_tell_guest(struct core_out *out, const struct core_guest *guest)
+{
+	const struct core_move *m = guest->move;
+
+	__real_out_tell_guest(out, guest);
+	if (bug("move-dropped") && m && m->phase == CORE_MOVE_START && !core_move_recalled(m))
+		out_tell_remove(out, m->source, m->uid, guest->epoch);
 }
 
 int __wrap_core_host_hello(struct core *core, const struct core_hostfacts *facts,

@@ -8,6 +8,9 @@
  * WRAP: fence_renew
  * WRAP: orphans_record
  * WRAP: orphans_prune
+ * WRAP: guest_frozen
+ * WRAP: um__agent_guest__unpack
+ * WRAP: desired_reset
  */
 #include <errno.h>
 #include <string.h>
@@ -16,6 +19,7 @@
 #include "node-agent/fence.h"
 #include "node-agent/life.h"
 #include "node-agent/link.h"
+#include "node-agent/moves.h"
 #include "node-agent/orphans.h"
 #include "node-agent/reconcile.h"
 #include "tests/sim/sim.h"
@@ -30,6 +34,10 @@ WRAP(int, desired_apply, struct agent *agent, struct desired_state *state,
 WRAP(bool, fence_cuts, const struct guest *g);
 WRAP(int, orphans_record, const struct guest *g, uint8_t **record, size_t *size, struct err *err);
 WRAP(void, orphans_prune, struct orphans *orphans, const Um__GuestRemove *which);
+WRAP(bool, guest_frozen, const struct guest *g);
+WRAP(Um__AgentGuest *, um__agent_guest__unpack, ProtobufCAllocator *allocator, size_t size,
+	const uint8_t *data);
+WRAP(void, desired_reset, struct agent *agent, struct desired_state *state);
 WRAP(int, life_adopt, struct guest *g, struct err *err);
 WRAP(enum reconcile_step, reconcile_next, const struct reconcile_want *want,
 	const struct reconcile_have *have, uint64_t now);
@@ -80,6 +88,34 @@ void __wrap_orphans_prune(struct orphans *orphans, const Um__GuestRemove *which)
 {
 	if (!bug("prune-unheard"))
 		__real_orphans_prune(orphans, which);
+}
+
+bool __wrap_guest_frozen(const struct guest *g)
+{
+	return __real_guest_frozen(g) && !(bug("thaw-early") && !g->run);
+}
+
+/* Its records, as they are read. */
+Um__AgentGuest *__wrap_um__agent_guest__unpack(
+	ProtobufCAllocator *allocator, size_t size, const uint8_t *data)
+{
+	Um__AgentGuest *local = __real_um__agent_guest__unpack(allocator, size, data);
+
+	if (local && bug("frozen-forgotten"))
+		local->frozen_move = local->frozen_epoch = 0;
+	return local;
+}
+
+/* A new session with the scheduler. */
+void __wrap_desired_reset(struct agent *agent, struct desired_state *state)
+{
+	struct guest *g = bug("frozen-forgotten") ? guests_first(agent->guests) : NULL;
+
+	__real_desired_reset(agent, state);
+	for (; g; g = guests_next(g)) {
+		g->frozen_move = g->frozen_epoch = 0;
+		guests_touch(g);
+	}
 }
 
 int __wrap_life_adopt(struct guest *g, struct err *err)

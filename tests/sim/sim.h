@@ -121,6 +121,7 @@ struct sim {
 	/* Once given, for good: see check.c. */
 	struct sim_given *uids, *epochs, *newest, *recovered;
 	struct sim_disk *disks; /* what was written on each */
+	struct sim_left *left;	/* by epoch (keep.c) */
 	uint64_t starts, applies, crashes;
 };
 
@@ -226,9 +227,9 @@ void check_told(const void *desired); /* an Um__Desired that is being sent */
 /* Its user has recovered it from a machine that is off, where it has this epoch. */
 void check_recovered(uint64_t uid, uint64_t epoch);
 void check_started(struct sim_machine *m, uint64_t uid, uint64_t epoch, const char *name);
-/* It found so many runs counted on its disk. */
-void check_disk(
-	struct sim_machine *m, uint64_t uid, uint64_t generation, uint64_t found, const char *name);
+/* It is started, and found so many runs counted on its disk. */
+void check_disk(struct sim_machine *m, uint64_t uid, uint64_t generation, uint64_t epoch,
+	uint64_t found, const char *name);
 /* How often it was started, on whatever host. */
 uint64_t check_disk_runs(uint64_t uid, uint64_t generation);
 void check_loaded(struct serve *serve);

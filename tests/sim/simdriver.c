@@ -405,7 +405,7 @@ static void count_run(struct sim_machine *m, const Um__RunnerSpec *spec, uint64_
 
 	if (!keep_read(data, size, &found))
 		sim_fail("%s: the disk of %s is not one", m->name, spec->name);
-	check_disk(m, spec->uid, disk_generation, found.runs, spec->name);
+	check_disk(m, spec->uid, disk_generation, spec->epoch, found.runs, spec->name);
 	found.runs++;
 	found.generation = disk_generation;
 	found.epoch = spec->epoch;

@@ -31,6 +31,8 @@ struct movesend {
 	bool welcome, last, closed;
 	uint32_t restarts;
 	uint64_t runs, heard;
+	Um__RunnerStatus ended;
+	uint64_t ended_generation;
 };
 
 static void digest_of(const void *data, size_t size, uint8_t digest[MOVE_DIGEST])
@@ -82,6 +84,8 @@ static void send_disk(struct movesend *s)
 	m.round = 2;
 	m.restarts = s->restarts;
 	m.runs = s->runs;
+	m.ended = s->ended.phase ? &s->ended : NULL;
+	m.ended_generation = s->ended_generation;
 	m.digest = (ProtobufCBinaryData){.len = MOVE_DIGEST, .data = digest};
 	env.body_case = UM__ENVELOPE__BODY_MOVE_SEAL;
 	env.move_seal = &m;
@@ -188,6 +192,15 @@ int movesend_open(struct loop *loop, struct zctx *zctx, const struct movesend_co
 	return 0;
 }
 
+void movesend_ended(struct movesend *s, const Um__RunnerStatus *last, uint64_t generation)
+{
+	static char reason[] = "it ended";
+
+	s->ended = *last;
+	s->ended.reason = reason;
+	s->ended_generation = generation;
+}
+
 void movesend_last(struct movesend *s, uint32_t restarts, uint64_t runs)
 {
 	s->last = true;
@@ -271,7 +284,7 @@ static int keep(struct moverecv *r, const Um__MoveSeal *seal, const void *data, 
 	struct err *err)
 {
 	char path[PATH_MAX];
-	uint8_t packed[256];
+	uint8_t packed[512];
 	int rc;
 
 	if (r->sealed)

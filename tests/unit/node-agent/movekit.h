@@ -165,7 +165,8 @@ struct host {
 	uint8_t key[32];
 	char endpoint[160];
 	/* What it said last. */
-	bool has_guest, guest_ready;
+	bool has_guest, guest_ready, guest_final;
+	int32_t guest_exit;
 	uint64_t guest_epoch;
 	uint32_t restarts;
 	Um__Phase guest_phase;
@@ -189,6 +190,8 @@ struct world {
 	uint8_t image[MANIFEST_HASH], kernel[MANIFEST_HASH];
 	/* The one guest, the one move. */
 	bool run;
+	bool never; /* started again by policy */
+	bool ended; /* by itself, before it moves */
 	uint64_t epoch, counter, move;
 	uint64_t rate;
 	enum phase phase;
@@ -381,6 +384,8 @@ static inline void kit_wish(struct world *w, struct wish *x, uint64_t epoch, uin
 	x->image.id = (ProtobufCBinaryData){.len = MANIFEST_HASH, .data = w->image};
 	x->kernel.id = (ProtobufCBinaryData){.len = MANIFEST_HASH, .data = w->kernel};
 	x->spec.memory_bytes = 64 << 20;
+	if (w->never)
+		x->spec.restart = UM__RESTART_POLICY__RESTART_NEVER;
 	if (w->script)
 		x->spec.run = (char *)(uintptr_t)w->script;
 	x->guest.uid = GUEST;
@@ -474,8 +479,9 @@ static inline void kit_drive(struct world *w)
 		w->counter++;
 		kit_phase(w, HANDOVER);
 	} else if (w->phase == HANDOVER && t->has_guest && t->guest_epoch == w->counter &&
-		   (w->run ? t->guest_phase == UM__PHASE__RUNNING && t->guest_ready
-			   : t->guest_phase == UM__PHASE__STOPPED)) {
+		   (w->ended	    ? t->guest_final
+			   : w->run ? t->guest_phase == UM__PHASE__RUNNING && t->guest_ready
+				    : t->guest_phase == UM__PHASE__STOPPED)) {
 		kit_phase(w, DROP);
 	} else if (w->phase == DROP && !s->has_guest && !s->has_move && !t->has_move) {
 		w->moved = true;
@@ -500,6 +506,8 @@ static inline void kit_guest(struct host *h, const Um__GuestObserved *o)
 	h->guest_epoch = o->epoch;
 	h->guest_phase = o->phase;
 	h->guest_ready = o->ready;
+	h->guest_final = o->final;
+	h->guest_exit = o->exit_status;
 	h->restarts = o->restarts;
 }
 
@@ -656,7 +664,7 @@ static inline void kit_check_left(struct world *w, const struct host *at)
 		if ((access(path, F_OK) == 0) != (h == at))
 			fail_msg("%s is %s", path, h == at ? "gone" : "left");
 	}
-	assert_int_equal(kit_alive(at), w->run);
+	assert_int_equal(kit_alive(at), w->run && !w->ended);
 }
 
 /* One move; the guest is at the other host after it. */

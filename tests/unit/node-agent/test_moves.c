@@ -31,6 +31,18 @@ static int setup_stopped(void **state)
 	return 0;
 }
 
+static int setup_never(void **state)
+{
+	struct world *w = kit_new();
+
+	w->never = true;
+	kit_start(w, &w->hosts[0]);
+	kit_start(w, &w->hosts[1]);
+	kit_until_runs(w);
+	*state = w;
+	return 0;
+}
+
 static int teardown(void **state)
 {
 	struct world *w = *state;
@@ -114,6 +126,51 @@ static void test_restarts(void **state)
 	kit_write(w, 10);
 	kit_migrate(w);
 	kit_moved(w);
+}
+
+static void until_final(struct world *w, const struct host *h)
+{
+	uint64_t end = proc_mono_ms() + 60000;
+
+	while (!(h->has_guest && h->guest_final) && proc_mono_ms() < end) {
+		loop_timer_arm(w->tick, 0);
+		w->deadline = proc_mono_ms() + 50;
+		ok(loop_run(w->loop, &err));
+	}
+	assert_true(h->has_guest && h->guest_final);
+	assert_int_equal(h->guest_phase, UM__PHASE__FAILED);
+	assert_int_equal(h->guest_exit, 3);
+}
+
+/* One that has done what it was for, and is not to be started again: nor is it by a move. */
+static void test_ended(void **state)
+{
+	struct world *w = *state;
+
+	kit_write(w, 10);
+	/* Its agent is away meanwhile. */
+	kit_kill(kit_source(w));
+	fake_runner(kit_source(w)->fake, GUEST)->run = NULL;
+	fake_end(fake_runner(kit_source(w)->fake, GUEST), 3, false);
+	kit_source(w)->has_guest = kit_source(w)->guest_ready = false;
+	kit_start(w, kit_source(w));
+	until_final(w, kit_source(w));
+	w->ended = true;
+	kit_migrate(w);
+	kit_moved(w);
+	assert_int_equal(kit_source(w)->fake->starts, 0);
+	until_final(w, kit_source(w));
+	/* It is on the disk. */
+	kit_kill(kit_source(w));
+	kit_source(w)->has_guest = kit_source(w)->guest_final = false;
+	kit_start(w, kit_source(w));
+	until_final(w, kit_source(w));
+	assert_int_equal(kit_source(w)->fake->starts, 0);
+	/* And on from there. */
+	kit_migrate(w);
+	kit_moved(w);
+	until_final(w, kit_source(w));
+	assert_int_equal(kit_source(w)->fake->starts, 1); /* its only one */
 }
 
 static void test_stopped(void **state)
@@ -372,6 +429,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(test_forth_and_back, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_nothing_changed, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_restarts, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_ended, setup_never, teardown),
 		cmocka_unit_test_setup_teardown(test_stopped, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_never_ran, setup_stopped, teardown),
 		cmocka_unit_test_setup_teardown(test_cancel, setup, teardown),

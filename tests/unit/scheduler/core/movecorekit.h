@@ -92,4 +92,40 @@ static inline void up_to_start(struct world *w, uint64_t number, const char *fro
 	assert_int_equal(core_move(w->core, number)->phase, CORE_MOVE_START);
 }
 
+/* Time goes by, and only those hosts are heard. */
+static inline void only_heard(struct world *w, const char *a, const char *b, uint64_t ms)
+{
+	for (uint64_t at = 0; at < ms; at += 500) {
+		w->now += 500;
+		assert_int_equal(core_heartbeat(w->core, a, 1, w->now, w->now, &w->out), 0);
+		if (b)
+			assert_int_equal(core_heartbeat(w->core, b, 1, w->now, w->now, &w->out), 0);
+		(void)core_tick(w->core, w->now, w->now, &w->out);
+		check(w);
+	}
+}
+
+/* The last place of an action in what was decided; or none. */
+static inline size_t told_at(const struct world *w, enum core_action_kind kind, const char *host)
+{
+	size_t at = SIZE_MAX;
+
+	for (size_t i = 0; i < w->out.action_count; i++)
+		if (w->out.actions[i].kind == kind && strcmp(w->out.actions[i].host, host) == 0)
+			at = i;
+	return at;
+}
+
+static inline void observe_seen(
+	struct world *w, const struct core_guest *g, struct core_observed seen)
+{
+	seen.uid = g->uid;
+	seen.epoch = g->epoch;
+	seen.generation = g->generation;
+	seen.disk_generation = g->disk_generation;
+	seen.reason = seen.reason ? seen.reason : "";
+	unit_ok(core_observe(w->core, g->host->name, &seen, 1, w->now, &w->out, &w->err), &w->err);
+	check(w);
+}
+
 #endif

@@ -37,8 +37,8 @@ static void test_whole(void **state)
 	assert_true(g->from_move == number);
 	assert_true(told(&w, CORE_TELL_GUEST, "b"));
 	assert_true(told(&w, CORE_TELL_NET, "b"));
-	assert_true(core_host(w.core, "a")->memory_reserved == 0);
-	assert_int_equal(core_move_cancel(w.core, g->uid, w.now, &w.out, &w.err), -EBUSY);
+	/* It may come back yet. */
+	assert_true(core_host(w.core, "a")->memory_reserved == g->memory);
 	/* What the source has stays until the target runs it, whatever it says. */
 	core_out_reset(&w.out);
 	observe_under(&w, g, "a", epoch, CORE_STOPPED, false);
@@ -49,6 +49,7 @@ static void test_whole(void **state)
 	observe(&w, g, CORE_RUNNING, true);
 	assert_int_equal(m->phase, CORE_MOVE_DROP);
 	assert_true(g->from_move == 0);
+	assert_true(core_host(w.core, "a")->memory_reserved == 0);
 	assert_true(removal_of(&w, "a", g->epoch));
 	/* It is told that the move has ended only when nothing is left there: it would
 	 * start the guest again. */
@@ -192,37 +193,6 @@ static void test_source_lost(void **state)
 	assert_int_equal(m->phase, CORE_MOVE_START);
 	assert_string_equal(g->host->name, "b");
 	observe(&w, g, CORE_RUNNING, true);
-	assert_int_equal(m->phase, CORE_MOVE_DONE);
-	world_close(&w);
-}
-
-/* The target is lost as well, and the guest is placed again where it came from: nobody
- * waits any more for what is left of it there. */
-static void test_returned(void **state)
-{
-	const struct core_guest *g;
-	const struct core_move *m;
-	uint64_t number;
-	struct world w;
-	struct lab lab;
-
-	(void)state;
-	world_open(&w);
-	host_up(&w, "a", 1ull << 30);
-	g = placed_lab(&w, &lab, 1);
-	lab.groups[0].on_loss = CORE_LOSS_RESTART;
-	assert_int_equal(apply(&w, &lab, false, NULL), 0);
-	host_up(&w, "b", 1ull << 30);
-	assert_int_equal(migrate(&w, g, "b", &number), 0);
-	m = core_move(w.core, number);
-	up_to_start(&w, number, "a", "b");
-	for (int i = 0; i < 20 && strcmp(g->host ? g->host->name : "", "a") != 0; i++) {
-		w.now += 3000;
-		assert_int_equal(core_heartbeat(w.core, "a", 1, w.now, w.now, &w.out), 0);
-		(void)core_tick(w.core, w.now, w.now, &w.out);
-		check(&w);
-	}
-	assert_string_equal(g->host->name, "a");
 	assert_int_equal(m->phase, CORE_MOVE_DONE);
 	world_close(&w);
 }
@@ -404,7 +374,6 @@ int main(void)
 		cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_back),
 		cmocka_unit_test(test_source_lost),
-		cmocka_unit_test(test_returned),
 		cmocka_unit_test(test_silence),
 		cmocka_unit_test(test_random),
 	};

@@ -2,6 +2,8 @@
  * answer to why; and random histories in which every placement is checked anew. */
 #include "tests/unit/scheduler/core/corekit.h"
 
+#include "scheduler/core/orphan.h"
+
 #include <stdlib.h>
 #include <utlist.h>
 
@@ -409,6 +411,37 @@ static void test_preemption(void **state)
 	world_close(&w);
 }
 
+/* One that gives way was told to go with its disk: that is not waited for as an old disk
+ * when its host is lost before it has heard so. */
+static void test_evicted_and_lost(void **state)
+{
+	struct world w;
+	struct lab low, high;
+	size_t kept = 0;
+
+	(void)state;
+	world_open(&w);
+	host_in(&w, "h1", 640, "a", NULL, false);
+	lab_init(&low, "low", 10);
+	low.groups[0].on_loss = CORE_LOSS_RESTART;
+	assert_int_equal(apply(&w, &low, false, NULL), 0);
+	lab_init(&high, "high", 1);
+	high.groups[0].memory = 128ull << 20;
+	high.groups[0].priority = 10;
+	assert_int_equal(apply(&w, &high, false, NULL), 0);
+	for (int i = 0; i < 20; i++) {
+		w.now += 500;
+		(void)core_tick(w.core, w.now, w.now, &w.out);
+		check(&w);
+	}
+	assert_int_equal(core_host(w.core, "h1")->state, CORE_HOST_LOST);
+	assert_int_equal(core_host(w.core, "h1")->guest_count, 0);
+	for (const struct core_orphan *o = core_orphans(w.core); o; o = o->hh.next)
+		kept++;
+	assert_int_equal(kept, 8);
+	world_close(&w);
+}
+
 static void test_why(void **state)
 {
 	struct core_rules r = {0};
@@ -645,6 +678,7 @@ int main(void)
 		cmocka_unit_test(test_overcommit),
 		cmocka_unit_test(test_gang),
 		cmocka_unit_test(test_preemption),
+		cmocka_unit_test(test_evicted_and_lost),
 		cmocka_unit_test(test_why),
 		cmocka_unit_test(test_why_no_host),
 		cmocka_unit_test(test_many_short),

@@ -268,6 +268,7 @@ static void test_migrate(void **state)
 		&w.err);
 	assert_int_equal(plan.also_count, 1);
 	assert_true(plan.also[0].uid == named(&w, "lab/web-1")->uid);
+	core_migrate_rehearsed(w.core);
 	assert_null(core_moves(w.core));
 	core_migrate_plan_free(&plan);
 	assert_int_equal(migrate(&w, named(&w, "lab/db-1"), "b", &number), 0);

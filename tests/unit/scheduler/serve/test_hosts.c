@@ -11,7 +11,7 @@
 #include "scheduler/serve/serve_int.h"
 
 #define TEST_MS 20000
-#define LEASE_MS 600
+#define LEASE_MS 1000
 #define T(text) ((char *)(uintptr_t)(text))
 #define HOSTS 3
 
