@@ -465,7 +465,8 @@ int imgstore_sweep(struct imgstore *store, uint64_t age_s, struct err *err)
 
 /* ---------------------------------------------------------------- reading */
 
-static int open_data(struct imgstore *store, const uint8_t id[MANIFEST_HASH], struct err *err)
+int imgstore_open_data(
+	const struct imgstore *store, const uint8_t id[MANIFEST_HASH], struct err *err)
 {
 	char path[PATH_MAX];
 	int fd, rc = imgstore_id_path(store, id, false, "data", path, err);
@@ -495,91 +496,10 @@ int imgstore_read(struct imgstore *store, const uint8_t id[MANIFEST_HASH], uint3
 		return none(id, err);
 	if (!size)
 		return err_set(err, -ERANGE, "chunk %u of %u", index, count);
-	fd = open_data(store, id, err);
+	fd = imgstore_open_data(store, id, err);
 	if (fd < 0)
 		return fd;
 	rc = imgfile_read_at(fd, data, size, (uint64_t)index * MANIFEST_CHUNK, err);
 	(void)close(fd);
 	return rc < 0 ? rc : (int)size;
-}
-
-int imgstore_check(struct imgstore *store, const uint8_t id[MANIFEST_HASH], struct err *err)
-{
-	struct manifest *m = NULL, *now = NULL;
-	int fd, rc = imgstore_manifest(store, id, &m, err);
-
-	if (rc < 0)
-		return rc;
-	fd = open_data(store, id, err);
-	rc = fd < 0 ? fd : manifest_build(fd, NULL, NULL, &now, err);
-	if (rc == 0 && now->size != m->size)
-		rc = err_set(err, -EBADMSG, "the size is another");
-	for (uint32_t i = 0; rc == 0 && i < m->count; i++)
-		if (memcmp(manifest_hash(m, i), manifest_hash(now, i), MANIFEST_HASH) != 0)
-			rc = err_set(err, -EBADMSG, "chunk %u of %u is damaged", i, m->count);
-	if (fd >= 0)
-		(void)close(fd);
-	manifest_free(m);
-	manifest_free(now);
-	return rc;
-}
-
-static int make_sized(struct imgstore *store, const uint8_t id[MANIFEST_HASH], uint64_t size,
-	const char *path, struct err *err)
-{
-	char tmp[PATH_MAX];
-	struct stat st;
-	int in, out = -1, rc = 0;
-
-	if (str_format(tmp, sizeof(tmp), "%s.tmp", path) < 0)
-		return err_set(err, -ENAMETOOLONG, "store: path is too long");
-	in = open_data(store, id, err);
-	if (in < 0)
-		return in;
-	(void)unlink(tmp);
-	out = open(tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (out < 0 || fstat(in, &st) < 0)
-		rc = err_errno(err, errno, "%s", tmp);
-	if (rc == 0)
-		rc = imgfile_copy_sparse(in, out, (uint64_t)st.st_size, err);
-	if (rc == 0 && ftruncate(out, (off_t)size) < 0)
-		rc = err_errno(
-			err, errno, "make %s %llu bytes long", tmp, (unsigned long long)size);
-	if (rc == 0)
-		rc = imgfile_seal(out, err);
-	if (rc == 0 && rename(tmp, path) < 0)
-		rc = err_errno(err, errno, "rename %s", tmp);
-	if (rc < 0)
-		(void)unlink(tmp);
-	if (out >= 0)
-		(void)close(out);
-	(void)close(in);
-	return rc;
-}
-
-int imgstore_sized(struct imgstore *store, const uint8_t id[MANIFEST_HASH], uint64_t size,
-	char path[PATH_MAX], struct err *err)
-{
-	struct imgstore_info info;
-	char name[64];
-	struct stat st;
-	int rc = imgstore_info(store, id, &info, err);
-
-	if (rc < 0)
-		return rc;
-	if (size == info.size)
-		return imgstore_path(store, id, path, err);
-	if (size < info.size || size % 512 || size > INT64_MAX)
-		return err_set(err, -EINVAL,
-			"a disk of %llu bytes cannot hold an image of %llu bytes",
-			(unsigned long long)size, (unsigned long long)info.size);
-	(void)str_format(name, sizeof(name), "data-%llu", (unsigned long long)size);
-	rc = imgstore_id_path(store, id, false, name, path, err);
-	if (rc < 0)
-		return rc;
-	(void)pthread_mutex_lock(&store->sized_lock);
-	if (lstat(path, &st) < 0 || (uint64_t)st.st_size != size || st.st_mtime != IMGSTORE_MTIME)
-		rc = make_sized(store, id, size, path, err);
-	(void)pthread_mutex_unlock(&store->sized_lock);
-	return rc;
 }

@@ -100,6 +100,12 @@ int imgstore_check(struct imgstore *store, const uint8_t id[MANIFEST_HASH], stru
  * it is not there, sharing blocks where the file system can.  Blocking. */
 int imgstore_sized(struct imgstore *store, const uint8_t id[MANIFEST_HASH], uint64_t size,
 	char path[PATH_MAX], struct err *err);
+/* Path of the file for a disk of SIZE bytes (at least the artefact's; 0: just that), after
+ * reading all of it: the artefact, then zeroes.  One that was made longer and is not good is
+ * made again.  What was found good within the last hour and has not been changed since is
+ * not read again.  -EBADMSG: the artefact itself is damaged.  Blocking, long. */
+int imgstore_checked(struct imgstore *store, const uint8_t id[MANIFEST_HASH], uint64_t size,
+	char path[PATH_MAX], struct err *err);
 
 /* ---------------------------------------------------------------- transfers */
 

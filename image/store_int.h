@@ -1,8 +1,10 @@
-/* Inside of the store: what store.c, store_transfer.c and store_file.c share. */
+/* Inside of the store: what the store_*.c share. */
 #ifndef UMLAUT_IMAGE_STORE_INT_H
 #define UMLAUT_IMAGE_STORE_INT_H
 
 #include <pthread.h>
+#include <sys/types.h>
+#include <time.h>
 
 #include "image/store.h"
 
@@ -38,11 +40,23 @@ struct chunkindex {
 	size_t slot_count, slot_capacity;
 };
 
+/* A file that was read whole and found good, and has not been changed since. */
+struct known_file {
+	dev_t dev;
+	ino_t inode;
+	off_t size;
+	struct timespec ctime;
+	time_t at;
+};
+#define IMGSTORE_KNOWN 32 /* the newest */
+
 struct imgstore {
 	char dir[PATH_MAX - 128]; /* room for what is appended */
 	int lock_fd;
 	pthread_mutex_t lock;	    /* everything below; never held over I/O but rename */
-	pthread_mutex_t sized_lock; /* one imgstore_sized() at a time */
+	pthread_mutex_t sized_lock; /* one file is made longer at a time */
+	struct known_file known[IMGSTORE_KNOWN];
+	size_t known_next;
 	struct artefact *all;
 	struct chunkindex index;
 	struct imgstore_transfer *transfers;
@@ -71,6 +85,9 @@ struct imgstore_transfer {
 };
 
 /* store.c */
+/* `data`, to be read. */
+int imgstore_open_data(
+	const struct imgstore *store, const uint8_t id[MANIFEST_HASH], struct err *err);
 struct artefact *imgstore_find(struct imgstore *store, const uint8_t id[MANIFEST_HASH]);
 /* Takes M.  Locked by the caller. */
 int imgstore_enter(struct imgstore *store, struct manifest *m, struct err *err);

@@ -127,6 +127,7 @@ int loop_new(struct loop **out, struct err *err)
 		return loop_fail(err, rc, "event loop", "");
 	}
 	loop->deferred_tail = &loop->deferred;
+	loop->heavy_last = &loop->heavy_first;
 	loop_head_init(&loop->own, "loop", NULL);
 	(void)uv_prepare_init(&loop->uv, &loop->prepare);
 	(void)uv_idle_init(&loop->uv, &loop->idle);
@@ -176,7 +177,11 @@ struct loop_work {
 	loop_done_fn *done;
 	void *arg;
 	struct loop_work *older, **from; /* the list of all in the pool */
+	bool heavy;
+	struct loop_work *next_heavy; /* waits for its turn */
 };
+
+static void end_heavy(struct loop *loop);
 
 struct census {
 	struct loop *loop;
@@ -233,6 +238,7 @@ unsigned loop_free(struct loop *loop)
 	if (!loop)
 		return 0;
 	/* What is in the pool ends first: its callbacks may still close things. */
+	end_heavy(loop);
 	for (struct loop_work *work = loop->works; work; work = work->older)
 		(void)uv_cancel((uv_req_t *)&work->uv);
 	while (loop->works && uv_run(&loop->uv, UV_RUN_ONCE))
@@ -380,39 +386,114 @@ static void work_cb(uv_work_t *uv)
 	work->work(work->arg);
 }
 
+static int put_in_pool(struct loop_work *work);
+
+static struct loop_work *next_heavy(struct loop *loop)
+{
+	struct loop_work *work = loop->heavy_first;
+
+	loop->heavy_first = work->next_heavy;
+	if (!loop->heavy_first)
+		loop->heavy_last = &loop->heavy_first;
+	return work;
+}
+
+static void start_heavy(struct loop *loop)
+{
+	while (loop->heavy_first && loop->heavy < LOOP_HEAVY) {
+		struct loop_work *work = next_heavy(loop);
+
+		if (put_in_pool(work) < 0) {
+			work->done(work->arg, true);
+			free(work);
+		} else {
+			loop->heavy++;
+		}
+	}
+}
+
+static void end_heavy(struct loop *loop)
+{
+	while (loop->heavy_first) {
+		struct loop_work *work = next_heavy(loop);
+
+		work->done(work->arg, true);
+		free(work);
+	}
+}
+
 static void done_cb(uv_work_t *uv, int status)
 {
 	struct loop_work *work = uv->data;
+	struct loop *loop = work->loop;
 
 	*work->from = work->older;
 	if (work->older)
 		work->older->from = work->from;
+	/* Those that wait go before what its callback may begin. */
+	if (work->heavy) {
+		loop->heavy--;
+		start_heavy(loop);
+	}
 	work->done(work->arg, status == UV_ECANCELED);
 	free(work);
 }
 
-int loop_work_run(struct loop *loop, const char *name, loop_work_fn *fn, loop_done_fn *done,
-	void *arg, struct err *err)
+static int put_in_pool(struct loop_work *work)
 {
-	struct loop_work *work = calloc(1, sizeof(*work));
-	int rc;
+	struct loop *loop = work->loop;
+	int rc = uv_queue_work(&loop->uv, &work->uv, work_cb, done_cb);
 
-	if (!work)
-		return err_set(err, -ENOMEM, "memory is short for work %s", name);
-	work->uv.data = work;
-	work->loop = loop;
-	work->work = fn;
-	work->done = done;
-	work->arg = arg;
-	rc = uv_queue_work(&loop->uv, &work->uv, work_cb, done_cb);
-	if (rc < 0) {
-		free(work);
-		return loop_fail(err, rc, "queue work", name);
-	}
+	if (rc < 0)
+		return rc;
 	work->older = loop->works;
 	work->from = &loop->works;
 	if (work->older)
 		work->older->from = &work->older;
 	loop->works = work;
+	return 0;
+}
+
+static struct loop_work *make_work(struct loop *loop, const char *name, loop_work_fn *fn,
+	loop_done_fn *done, void *arg, struct err *err)
+{
+	struct loop_work *work = calloc(1, sizeof(*work));
+
+	if (!work) {
+		(void)err_set(err, -ENOMEM, "memory is short for work %s", name);
+		return NULL;
+	}
+	work->uv.data = work;
+	work->loop = loop;
+	work->work = fn;
+	work->done = done;
+	work->arg = arg;
+	return work;
+}
+
+int loop_work_run(struct loop *loop, const char *name, loop_work_fn *fn, loop_done_fn *done,
+	void *arg, struct err *err)
+{
+	struct loop_work *work = make_work(loop, name, fn, done, arg, err);
+	int rc = work ? put_in_pool(work) : -ENOMEM;
+
+	if (work && rc < 0) {
+		free(work);
+		return loop_fail(err, rc, "queue work", name);
+	}
+	return rc;
+}
+
+int loop_heavy_run(struct loop *loop, const char *name, loop_work_fn *fn, loop_done_fn *done,
+	void *arg, struct err *err)
+{
+	struct loop_work *work = make_work(loop, name, fn, done, arg, err);
+
+	if (!work)
+		return -ENOMEM;
+	work->heavy = true;
+	*loop->heavy_last = work;
+	loop->heavy_last = &work->next_heavy;
+	start_heavy(loop);
 	return 0;
 }

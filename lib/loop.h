@@ -84,6 +84,12 @@ typedef void loop_work_fn(void *arg);
 typedef void loop_done_fn(void *arg, bool cancelled);
 int loop_work_run(struct loop *loop, const char *name, loop_work_fn *work, loop_done_fn *done,
 	void *arg, struct err *err);
+/* The same for work that is long, or comes in many pieces one after the other: at most
+ * LOOP_HEAVY of these are in the pool at once, which has 4 threads, so that short work
+ * never waits for them.  The others wait in order. */
+#define LOOP_HEAVY 2
+int loop_heavy_run(struct loop *loop, const char *name, loop_work_fn *work, loop_done_fn *done,
+	void *arg, struct err *err);
 
 /* Children.  `status` is the exit status, or 256 + signal.  They get the
  * descriptors of `fds` and no others. */

@@ -23,9 +23,11 @@ struct loop {
 	uv_idle_t idle;	      /* keeps the loop turning while something is deferred */
 	struct loop_head own;
 	struct loop_defer *deferred, **deferred_tail;
-	struct loop_defer *defers; /* all of them */
-	struct loop_work *works;   /* in the pool */
-	bool ending;		   /* nothing more is deferred */
+	struct loop_defer *defers;		     /* all of them */
+	struct loop_work *works;		     /* in the pool */
+	struct loop_work *heavy_first, **heavy_last; /* wait for their turn */
+	unsigned heavy;				     /* in the pool */
+	bool ending;				     /* nothing more is deferred */
 };
 
 void loop_head_init(struct loop_head *head, const char *name, void (*destroy)(struct loop_head *));

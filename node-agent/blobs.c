@@ -28,8 +28,11 @@ struct blob {
 	unsigned failures;
 	uint64_t done, total;
 	char trouble[GUESTS_REASON];
+	int code;		/* of the trouble */
 	struct guest **waiting; /* each once; freed with the blob */
 	size_t waiting_count, waiting_capacity;
+	uint64_t *moves; /* each once */
+	size_t moves_count;
 	bool prefetch;
 	UT_hash_handle hh;
 };
@@ -62,7 +65,7 @@ int blobs_open(struct agent *agent, struct blobs **out, struct err *err)
 	return 0;
 }
 
-static struct blob *find(struct blobs *blobs, const uint8_t id[MANIFEST_HASH])
+static struct blob *find(const struct blobs *blobs, const uint8_t id[MANIFEST_HASH])
 {
 	struct blob *b = NULL;
 
@@ -83,6 +86,7 @@ static void drop(struct blob *b)
 	if (b->ref)
 		um__blob_ref__free_unpacked(b->ref, NULL);
 	free(b->waiting);
+	free(b->moves);
 	free(b);
 }
 
@@ -118,6 +122,8 @@ static void touch_waiting(struct blob *b)
 		report_guest(b->waiting[i]);
 		guests_touch(b->waiting[i]);
 	}
+	if (b->moves_count)
+		moves_blob(b->blobs->agent->moves);
 }
 
 static void on_progress(void *arg, struct imgfetch *f, uint64_t done, uint64_t total)
@@ -130,6 +136,8 @@ static void on_progress(void *arg, struct imgfetch *f, uint64_t done, uint64_t t
 	b->total = total;
 	for (size_t i = 0; news && i < b->waiting_count; i++)
 		report_guest(b->waiting[i]); /* each tenth */
+	if (news && b->moves_count)
+		moves_blob(b->blobs->agent->moves);
 }
 
 static void on_retry(void *arg)
@@ -149,6 +157,7 @@ static void failed(struct blob *b, const struct err *err)
 		ms *= 2;
 	b->failures++;
 	b->state = BLOB_WAITS;
+	b->code = err->code;
 	(void)snprintf(b->trouble, sizeof(b->trouble), "%s", err_msg(err));
 	manifest_id_text(id, b->id);
 	log_warn("an artefact cannot be fetched; tried again", LOG_STR("artefact", id),
@@ -174,7 +183,6 @@ static void on_done(void *arg, struct imgfetch *f, const struct err *err)
 		report_blob(blobs->agent->report, b->id, true);
 		touch_waiting(b);
 		drop(b);
-		moves_blob(blobs->agent->moves);
 	}
 	imgfetch_close(f);
 	start_some(blobs);
@@ -333,25 +341,44 @@ bool blobs_get(struct guest *g)
 	return all;
 }
 
+unsigned blobs_explain_one(const struct blobs *blobs, const uint8_t id[MANIFEST_HASH], size_t kind,
+	char *out, size_t size, int *code)
+{
+	const struct blob *b = find(blobs, id);
+
+	*code = 0;
+	if (!b)
+		return 0;
+	if (b->trouble[0] && b->state == BLOB_WAITS)
+		(void)snprintf(out, size, "%s: %s", kinds[kind], b->trouble);
+	else if (b->total)
+		(void)snprintf(
+			out, size, "%s: %u %%", kinds[kind], (unsigned)(b->done * 100 / b->total));
+	else
+		(void)snprintf(out, size, "%s: waiting to be fetched", kinds[kind]);
+	*code = b->state == BLOB_WAITS ? b->code : 0;
+	return b->failures;
+}
+
 void blobs_explain(const struct guest *g, char *out, size_t size)
 {
-	*out = '\0';
-	for (size_t i = 0; i < GUESTS_BLOBS; i++) {
-		const Um__BlobRef *ref = ref_of(g, i);
-		struct blob *b =
-			ref && !g->blob_held[i] ? find(g->agent->blobs, ref->id.data) : NULL;
+	int code;
 
-		if (!b)
+	*out = '\0';
+	for (size_t i = 0; i < GUESTS_BLOBS && !*out; i++) {
+		const Um__BlobRef *ref = ref_of(g, i);
+
+		if (!ref || g->blob_held[i])
 			continue;
-		if (b->trouble[0] && b->state == BLOB_WAITS)
-			(void)snprintf(out, size, "%s: %s; tried again", kinds[i], b->trouble);
-		else if (b->total)
-			(void)snprintf(out, size, "%s: %u %%", kinds[i],
-				(unsigned)(b->done * 100 / b->total));
-		else
-			(void)snprintf(out, size, "%s: waiting to be fetched", kinds[i]);
-		return;
+		(void)blobs_explain_one(g->agent->blobs, ref->id.data, i, out, size, &code);
+		if (code && strlen(out) < size)
+			(void)snprintf(out + strlen(out), size - strlen(out), "; tried again");
 	}
+}
+
+static bool wanted(const struct blob *b)
+{
+	return b->waiting_count || b->moves_count || b->prefetch;
 }
 
 static void remove_discarded(struct blobs *blobs, const uint8_t id[MANIFEST_HASH]);
@@ -367,7 +394,7 @@ void blobs_let_go(struct guest *g)
 		for (size_t k = 0; b && k < b->waiting_count; k++)
 			if (b->waiting[k] == g)
 				b->waiting[k--] = b->waiting[--b->waiting_count];
-		if (b && !b->waiting_count && !b->prefetch)
+		if (b && !wanted(b))
 			drop(b); /* what came stays for the next who asks */
 		if (!g->blob_held[i])
 			continue;
@@ -375,6 +402,38 @@ void blobs_let_go(struct guest *g)
 		g->blob_held[i] = false;
 		remove_discarded(blobs, g->blob_ids[i]);
 	}
+	start_some(blobs);
+}
+
+void blobs_wait(struct blobs *blobs, const Um__BlobRef *ref, uint64_t move)
+{
+	struct blob *b = want(blobs, ref->id.data, ref->size);
+	uint64_t *more;
+
+	if (!b)
+		return; /* the next step tries again */
+	for (size_t i = 0; i < b->moves_count; i++)
+		if (b->moves[i] == move)
+			return;
+	more = realloc(b->moves, (b->moves_count + 1) * sizeof(*more));
+	if (more) {
+		more[b->moves_count++] = move;
+		b->moves = more;
+	}
+	if (!b->ref || ref->n_sources)
+		set_sources(b, ref);
+	start_some(blobs);
+}
+
+void blobs_unwait(struct blobs *blobs, const uint8_t id[MANIFEST_HASH], uint64_t move)
+{
+	struct blob *b = find(blobs, id);
+
+	for (size_t i = 0; b && i < b->moves_count; i++)
+		if (b->moves[i] == move)
+			b->moves[i--] = b->moves[--b->moves_count];
+	if (b && !wanted(b))
+		drop(b);
 	start_some(blobs);
 }
 

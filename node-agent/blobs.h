@@ -31,6 +31,15 @@ void blobs_let_go(struct guest *g);
 
 /* Gives back what imgstore_hold() took, without a guest. */
 void blobs_release(struct blobs *blobs, const uint8_t id[MANIFEST_HASH]);
+/* The same for a move, by its number: fetched until it is there or blobs_unwait(), and
+ * moves_blob() is called when there is news.  Cheap to call again. */
+void blobs_wait(struct blobs *blobs, const Um__BlobRef *ref, uint64_t move);
+/* It needs it no more: what nobody else waits for is not fetched on. */
+void blobs_unwait(struct blobs *blobs, const uint8_t id[MANIFEST_HASH], uint64_t move);
+/* As blobs_explain(), of one: KIND 0 image, 1 kernel, 2 modules.  Returns how often in a row
+ * it could not be had; CODE: why the last time, 0 while it is tried. */
+unsigned blobs_explain_one(const struct blobs *blobs, const uint8_t id[MANIFEST_HASH], size_t kind,
+	char *out, size_t size, int *code);
 /* Fetches without a guest. */
 void blobs_prefetch(struct blobs *blobs, const Um__BlobRef *ref);
 /* Not in the catalogue any more: removed as soon as nobody holds it. */

@@ -74,6 +74,7 @@ struct guest {
 	struct guest_status last;	    /* how the last run ended */
 	uint64_t retry_at;		    /* wall clock */
 	bool save_failed;		    /* `trouble` is of its record */
+	uint64_t failed_revision;	    /* the newest that could not be saved */
 	/* What goes on. */
 	enum guest_busy busy;
 	bool disk_checked;

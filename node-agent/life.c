@@ -87,6 +87,7 @@ static struct reconcile_have have_of(const struct guest *g)
 		.takes = guest_takes(g),
 		.moves = g->moving && !g->frozen_move,
 		.disk_checked = g->disk_checked,
+		.disk_open = moves_busy(g),
 		.slot = g->boot == BOOT_GRANTED,
 		.hold = guests_held(g->agent->guests),
 	};
@@ -260,7 +261,11 @@ static void ask_stop(struct guest *g)
 				   ? g->assign->spec->stop_timeout_ms
 				   : LIFE_STOP_MS;
 	struct err err = ERR_INIT;
-	int rc = ops->stop(g->run, timeout, force, &err);
+	int rc;
+
+	if (guest_frozen(g))
+		crash_point("move-frozen");
+	rc = ops->stop(g->run, timeout, force, &err);
 
 	log_info("stopping a guest", GUEST_FIELDS(g), LOG_BOOL("force", force));
 	if (rc < 0 && rc != -ENOTCONN)

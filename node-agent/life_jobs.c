@@ -442,6 +442,8 @@ static void outcome(struct guest *g, struct life_job *job)
 		if (job->kind == GUEST_DISK && (job->fresh || job->take))
 			g->disk_generation = 0;
 		g->save_failed = job->kind == GUEST_SAVING;
+		if (g->save_failed)
+			g->failed_revision = job->revision;
 		life_trouble(g, &job->err);
 	} else if (job->kind == GUEST_SAVING) {
 		saved(g, job);

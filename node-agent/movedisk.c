@@ -8,6 +8,8 @@
 #include <openssl/evp.h>
 #include <openssl/sha.h>
 
+#include "lib/proc.h"
+
 #define BLOCKS 8u /* of a cell */
 
 static bool has(uint64_t cells, unsigned n)
@@ -22,6 +24,16 @@ static uint8_t mask_max(uint64_t disk_size, uint64_t cell)
 	uint64_t left = at >= disk_size ? 0 : (disk_size - at + COW_BLOCK - 1) / COW_BLOCK;
 
 	return (uint8_t)(left >= BLOCKS ? 0xffu : (1u << left) - 1u);
+}
+
+void moveslice_begin(struct moveslice *slice)
+{
+	slice->until = slice->ms ? proc_mono_ms() + slice->ms : UINT64_MAX;
+}
+
+bool moveslice_over(const struct moveslice *slice)
+{
+	return slice->until != UINT64_MAX && proc_mono_ms() >= slice->until;
 }
 
 int moveseg_check(const struct cow *cow, struct err *err)

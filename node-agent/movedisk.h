@@ -25,6 +25,17 @@
 #define MOVE_BATCH_SEGMENTS 1024u
 #define MOVE_HAVE_SEGMENTS 512u
 #define MOVE_WINDOW 8u /* batches that no MoveAck has confirmed */
+/* Of a disk's reading one job in the pool does about so much. */
+#define MOVE_SLICE_MS 50u
+/* "Not done yet, the time is up": not an error, call it again. */
+#define MOVE_MORE 2
+
+struct moveslice {
+	uint32_t ms;	/* 0: no end */
+	uint64_t until; /* monotonic */
+};
+void moveslice_begin(struct moveslice *slice);
+bool moveslice_over(const struct moveslice *slice);
 
 /* One segment of a COW file, as read. */
 struct moveseg {

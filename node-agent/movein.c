@@ -24,6 +24,12 @@ struct movein {
 	uint64_t segments;
 	bool in_folder;		/* its name is on the disk */
 	struct movemap *proved; /* what was read since the guest has ended; NULL: not yet */
+	struct moveslice slice;
+	/* What is under way; the segment from which it goes on. */
+	enum { NOTHING, TELLING, SETTLING, PROVING, SEALING } doing;
+	uint64_t at;
+	struct movemap *proving;
+	struct movesum *sum;
 	size_t raw_size;
 	uint8_t raw[MOVE_BATCH_MAX];
 };
@@ -114,7 +120,29 @@ void movein_close(struct movein *in)
 	cow_close(in->cow);
 	free(in->fresh);
 	movemap_free(in->proved);
+	movemap_free(in->proving);
+	movesum_free(in->sum);
 	free(in);
+}
+
+void movein_slice(struct movein *in, uint32_t ms)
+{
+	in->slice.ms = ms;
+}
+
+int movein_fd(const struct movein *in)
+{
+	return cow_fd(in->cow);
+}
+
+/* Goes on with WHAT, or begins it at the disk's start: true. */
+static bool begins(struct movein *in, int what)
+{
+	if ((int)in->doing == what)
+		return false;
+	in->doing = (unsigned)what;
+	in->at = 0;
+	return true;
 }
 
 static int usable(const struct movein *in, bool change, struct err *err)
@@ -136,30 +164,28 @@ struct telling {
 	uint8_t hashes[MOVE_HAVE_SEGMENTS][MOVE_CELLS * MOVE_HASH];
 };
 
-static int tell(
+/* One message; 0: nothing more. */
+static int tell_next(
 	struct movein *in, struct telling *t, movein_have_fn *fn, void *arg, struct err *err)
 {
-	uint64_t next = 0;
 	int found = 1, rc = 0;
 
-	while (found > 0 && rc >= 0) {
-		t->have.n_segments = 0;
-		while (t->have.n_segments < MOVE_HAVE_SEGMENTS) {
-			size_t i = t->have.n_segments;
+	t->have.n_segments = 0;
+	while (found > 0 && t->have.n_segments < MOVE_HAVE_SEGMENTS &&
+		!moveslice_over(&in->slice)) {
+		size_t i = t->have.n_segments;
 
-			found = moveseg_next(in->cow, next, &in->seg, err);
-			if (found <= 0)
-				break;
-			moveseg_encode(
-				&in->seg, in->seg.cells, t->masks[i], t->hashes[i], &t->store[i]);
-			t->list[i] = &t->store[i];
-			t->have.n_segments++;
-			next = in->seg.index + 1;
-		}
-		if (found >= 0 && t->have.n_segments)
-			rc = fn(arg, &t->have, err);
+		found = moveseg_next(in->cow, in->at, &in->seg, err);
+		if (found <= 0)
+			break;
+		moveseg_encode(&in->seg, in->seg.cells, t->masks[i], t->hashes[i], &t->store[i]);
+		t->list[i] = &t->store[i];
+		t->have.n_segments++;
+		in->at = in->seg.index + 1;
 	}
-	return found < 0 ? found : rc < 0 ? rc : 0;
+	if (found >= 0 && t->have.n_segments)
+		rc = fn(arg, &t->have, err);
+	return found < 0 ? found : rc < 0 ? rc : found;
 }
 
 int movein_have(struct movein *in, movein_have_fn *fn, void *arg, struct err *err)
@@ -174,8 +200,15 @@ int movein_have(struct movein *in, movein_have_fn *fn, void *arg, struct err *er
 		return err_set(err, -ENOMEM, "memory is short");
 	um__move_have__init(&t->have);
 	t->have.segments = t->list;
-	rc = tell(in, t, fn, arg, err);
+	(void)begins(in, TELLING);
+	moveslice_begin(&in->slice);
+	do
+		rc = tell_next(in, t, fn, arg, err);
+	while (rc > 0 && !moveslice_over(&in->slice));
 	free(t);
+	if (rc > 0)
+		return MOVE_MORE;
+	in->doing = NOTHING;
 	return rc;
 }
 
@@ -373,98 +406,140 @@ static int sync_folder(struct movein *in, struct err *err)
 	return rc;
 }
 
+/* 1: the time is up. */
+static int read_fresh(struct movein *in, struct err *err)
+{
+	int found = 1;
+
+	for (; in->at < in->segments && found > 0; in->at++) {
+		if (!is_fresh(in, in->at))
+			continue;
+		if (moveslice_over(&in->slice))
+			return 1;
+		found = moveseg_next(in->cow, in->at, &in->seg, err);
+		if (found > 0)
+			in->at = in->seg.index;
+	}
+	return found < 0 ? found : 0;
+}
+
+static int settle(struct movein *in, struct err *err)
+{
+	int rc = 0;
+
+	if (begins(in, SETTLING)) {
+		rc = movein_sync(in, err);
+		if (rc >= 0 && in->state != SEALED && !in->in_folder)
+			rc = sync_folder(in, err);
+		if (rc >= 0 && in->state != SEALED)
+			forget_fresh(in);
+	}
+	if (rc >= 0 && in->state != SEALED) {
+		rc = read_fresh(in, err);
+		if (rc > 0)
+			return MOVE_MORE;
+		if (rc < 0)
+			(void)err_wrap(err, "read %s back", in->path);
+		else
+			memset(in->fresh, 0, (size_t)(in->segments / 8 + 1));
+	}
+	in->doing = NOTHING;
+	return rc;
+}
+
 int movein_settle(struct movein *in, struct err *err)
 {
-	int rc = movein_sync(in, err), found = 1;
-
-	if (rc >= 0 && in->state != SEALED && !in->in_folder)
-		rc = sync_folder(in, err);
-	if (rc < 0 || in->state == SEALED)
-		return rc;
-	forget_fresh(in);
-	for (uint64_t i = 0; i < in->segments && found > 0; i++) {
-		if (!is_fresh(in, i))
-			continue;
-		found = moveseg_next(in->cow, i, &in->seg, err);
-		if (found > 0)
-			i = in->seg.index;
-	}
-	if (found < 0)
-		return err_wrap(err, "read %s back", in->path);
-	memset(in->fresh, 0, (size_t)(in->segments / 8 + 1));
-	return 0;
+	moveslice_begin(&in->slice);
+	return settle(in, err);
 }
 
 /* ---------------------------------------------------------------- the end */
 
-int movein_prove(struct movein *in, struct err *err)
+/* 1: the time is up. */
+static int read_all(struct movein *in, struct err *err)
 {
-	uint64_t next = 0;
-	int found = 1, rc = movein_settle(in, err);
+	int found = 1, rc = 0;
 
-	if (rc < 0 || in->state == SEALED)
-		return rc;
-	movemap_free(in->proved);
-	in->proved = NULL;
-	rc = movemap_new(cow_info(in->cow)->size, &in->proved, err);
 	while (rc >= 0 && found > 0) {
-		found = moveseg_next(in->cow, next, &in->seg, err);
-		rc = found <= 0 ? found : movemap_set(in->proved, &in->seg, in->seg.cells, err);
-		next = in->seg.index + 1;
+		if (moveslice_over(&in->slice))
+			return 1;
+		found = moveseg_next(in->cow, in->at, &in->seg, err);
+		rc = found <= 0 ? found : movemap_set(in->proving, &in->seg, in->seg.cells, err);
+		in->at = in->seg.index + 1;
 	}
-	if (rc >= 0)
-		return 0;
-	movemap_free(in->proved);
-	in->proved = NULL;
-	return err_wrap(err, "read %s back", in->path);
-}
-
-/* Adds segments from FROM on, up to the next that was proved and not written since; where
- * to go on. */
-static int add_unproved(struct movein *in, struct movesum *sum, uint64_t *from, struct err *err)
-{
-	uint64_t at = *from;
-	int found;
-
-	while (at < in->segments && (!in->proved || is_fresh(in, at))) {
-		found = moveseg_next(in->cow, at, &in->seg, err);
-		if (found < 0)
-			return found;
-		/* The next that has something may be another's: that is read there. */
-		if (!found || (in->proved && in->seg.index != at)) {
-			at = found ? at + 1 : in->segments;
-			continue;
-		}
-		movesum_add(sum, &in->seg);
-		at = in->seg.index + 1;
-	}
-	*from = at;
-	return 0;
-}
-
-static int read_back(struct movein *in, uint8_t digest[MOVE_DIGEST], struct err *err)
-{
-	struct movesum *sum = NULL;
-	uint64_t at = 0;
-	int rc = movesum_new(cow_info(in->cow)->size, &sum, err);
-
-	while (rc >= 0 && at < in->segments) {
-		rc = add_unproved(in, sum, &at, err);
-		if (rc < 0 || at >= in->segments)
-			break;
-		in->seg.index = at++;
-		movemap_get(in->proved, &in->seg);
-		movesum_add(sum, &in->seg);
-	}
-	if (rc >= 0)
-		rc = movesum_end(sum, digest, err);
-	movesum_free(sum);
 	return rc;
 }
 
-int movein_seal(struct movein *in, const uint8_t digest[MOVE_DIGEST], struct err *err)
+int movein_prove(struct movein *in, struct err *err)
 {
-	uint8_t mine[MOVE_DIGEST];
+	int rc = 0;
+
+	moveslice_begin(&in->slice);
+	if (in->doing != PROVING)
+		rc = settle(in, err);
+	if (rc != 0 || in->state == SEALED)
+		return rc;
+	if (begins(in, PROVING)) {
+		movemap_free(in->proving);
+		in->proving = NULL;
+		rc = movemap_new(cow_info(in->cow)->size, &in->proving, err);
+	}
+	if (rc == 0)
+		rc = read_all(in, err);
+	if (rc > 0)
+		return MOVE_MORE;
+	in->doing = NOTHING;
+	movemap_free(in->proved);
+	in->proved = NULL;
+	if (rc < 0)
+		return err_wrap(err, "read %s back", in->path);
+	in->proved = in->proving;
+	in->proving = NULL;
+	return 0;
+}
+
+/* Adds segments up to the next that was proved and not written since. */
+static int add_unproved(struct movein *in, struct err *err)
+{
+	int found;
+
+	while (in->at < in->segments && (!in->proved || is_fresh(in, in->at)) &&
+		!moveslice_over(&in->slice)) {
+		found = moveseg_next(in->cow, in->at, &in->seg, err);
+		if (found < 0)
+			return found;
+		/* The next that has something may be another's: that is read there. */
+		if (!found || (in->proved && in->seg.index != in->at)) {
+			in->at = found ? in->at + 1 : in->segments;
+			continue;
+		}
+		movesum_add(in->sum, &in->seg);
+		in->at = in->seg.index + 1;
+	}
+	return 0;
+}
+
+/* 1: the time is up. */
+static int read_back(struct movein *in, struct err *err)
+{
+	while (in->at < in->segments) {
+		int rc = add_unproved(in, err);
+
+		if (rc < 0)
+			return rc;
+		if (in->at >= in->segments)
+			break;
+		if (moveslice_over(&in->slice))
+			return 1;
+		in->seg.index = in->at++;
+		movemap_get(in->proved, &in->seg);
+		movesum_add(in->sum, &in->seg);
+	}
+	return 0;
+}
+
+static int begin_seal(struct movein *in, struct err *err)
+{
 	int rc = movein_sync(in, err);
 
 	if (rc >= 0 && !in->in_folder)
@@ -472,7 +547,24 @@ int movein_seal(struct movein *in, const uint8_t digest[MOVE_DIGEST], struct err
 	if (rc < 0)
 		return rc;
 	forget_fresh(in);
-	rc = read_back(in, mine, err);
+	movesum_free(in->sum);
+	in->sum = NULL;
+	return movesum_new(cow_info(in->cow)->size, &in->sum, err);
+}
+
+int movein_seal(struct movein *in, const uint8_t digest[MOVE_DIGEST], struct err *err)
+{
+	uint8_t mine[MOVE_DIGEST];
+	int rc = begins(in, SEALING) ? begin_seal(in, err) : 0;
+
+	moveslice_begin(&in->slice);
+	if (rc == 0)
+		rc = read_back(in, err);
+	if (rc > 0)
+		return MOVE_MORE;
+	in->doing = NOTHING;
+	if (rc == 0)
+		rc = movesum_end(in->sum, mine, err);
 	if (rc < 0)
 		return err_wrap(err, "read %s back", in->path);
 	if (memcmp(mine, digest, MOVE_DIGEST) != 0)

@@ -26,12 +26,18 @@ int movein_open(
 	const char *path, const struct cow_spec *spec, struct movein **out, struct err *err);
 void movein_close(struct movein *in); /* NULL is fine; the file stays */
 
+/* What reads the disk comes back after about MS milliseconds (0, as at first: not before it is
+ * done) with MOVE_MORE: to be called again in the same way, with nothing else in between. */
+void movein_slice(struct movein *in, uint32_t ms);
+int movein_fd(const struct movein *in); /* borrowed: for a look at its file system */
+
 /* The same for one that is whole: never made anew.  -ENOENT. */
 int movein_reopen(
 	const char *path, const struct cow_spec *spec, struct movein **out, struct err *err);
 
 /* Reads what is there.  FN for each message of at most MOVE_HAVE_SEGMENTS segments;
- * HAVE is borrowed, `move` is 0.  FN's failure ends it. */
+ * HAVE is borrowed, `move` is 0.  FN's failure ends it.  May give MOVE_MORE, as the three
+ * below that read. */
 typedef int movein_have_fn(void *arg, const Um__MoveHave *have, struct err *err);
 int movein_have(struct movein *in, movein_have_fn *fn, void *arg, struct err *err);
 

@@ -20,43 +20,52 @@ static const char *const names[FILES] = {"console.log", "console.log.1"};
 
 struct movelog {
 	int fds[FILES]; /* -1: none, or done */
-	uint64_t from[FILES];
-	uint64_t move, at;
+	struct movelog_mark *mark;
+	uint64_t move;
 	unsigned file;
 	uint8_t raw[MOVELOG_PIECE], packed[MOVELOG_PIECE];
 };
 
-static int open_one(const char *dir, const char *name, uint64_t *from)
+static int open_one(const char *dir, unsigned file, struct movelog_mark *mark)
 {
 	char path[PATH_MAX];
 	struct stat st;
+	uint64_t size;
 	int fd;
 
-	if (fs_join(path, sizeof(path), dir, name, NULL) < 0)
+	if (fs_join(path, sizeof(path), dir, names[file], NULL) < 0)
 		return -1;
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	if (fd >= 0 && (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))) {
 		(void)close(fd);
 		fd = -1;
 	}
-	if (fd >= 0 && st.st_size > (off_t)MOVELOG_MAX)
-		*from = (uint64_t)st.st_size - MOVELOG_MAX;
+	if (fd < 0)
+		return -1;
+	size = (uint64_t)st.st_size;
+	/* Another one, or one that was cut, or grew beyond what is kept of it: from its start. */
+	if (mark->inode[file] != st.st_ino || size < mark->from[file] + mark->sent[file] ||
+		size - mark->from[file] > MOVELOG_MAX) {
+		mark->inode[file] = st.st_ino;
+		mark->from[file] = size > MOVELOG_MAX ? size - MOVELOG_MAX : 0;
+		mark->sent[file] = 0;
+		mark->fresh[file] = true;
+	}
 	return fd;
 }
 
-int movelog_open(const char *dir, uint64_t move, struct movelog **out, struct err *err)
+int movelog_open(const char *dir, uint64_t move, struct movelog_mark *mark, struct movelog **out,
+	struct err *err)
 {
 	struct movelog *log = malloc(sizeof(*log));
 
 	if (!log)
 		return err_set(err, -ENOMEM, "memory is short");
 	log->move = move;
-	log->at = 0;
+	log->mark = mark;
 	log->file = 0;
-	for (unsigned i = 0; i < FILES; i++) {
-		log->from[i] = 0;
-		log->fds[i] = open_one(dir, names[i], &log->from[i]);
-	}
+	for (unsigned i = 0; i < FILES; i++)
+		log->fds[i] = open_one(dir, i, mark);
 	*out = log;
 	return 0;
 }
@@ -71,7 +80,7 @@ void movelog_close(struct movelog *log)
 	free(log);
 }
 
-static void fill(struct movelog *log, size_t size, struct movelog_piece *piece)
+static void fill(struct movelog *log, uint64_t at, size_t size, struct movelog_piece *piece)
 {
 	size_t n = size > 64 ? ZSTD_compress(log->packed, size - 1, log->raw, size, LEVEL) : 0;
 	bool zstd = n && !ZSTD_isError(n);
@@ -79,7 +88,7 @@ static void fill(struct movelog *log, size_t size, struct movelog_piece *piece)
 	um__move_log__init(&piece->log);
 	piece->log.move = log->move;
 	piece->log.file = log->file;
-	piece->log.offset = log->at;
+	piece->log.offset = at;
 	piece->log.raw_size = (uint32_t)size;
 	piece->log.zstd = zstd;
 	piece->bulk = zstd ? log->packed : log->raw;
@@ -88,16 +97,20 @@ static void fill(struct movelog *log, size_t size, struct movelog_piece *piece)
 
 int movelog_next(struct movelog *log, struct movelog_piece *piece)
 {
-	for (; log->file < FILES; log->file++, log->at = 0) {
-		ssize_t n = log->fds[log->file] < 0 || log->at >= MOVELOG_MAX
-				    ? 0
-				    : pread(log->fds[log->file], log->raw, MOVELOG_PIECE,
-					      (off_t)(log->from[log->file] + log->at));
+	for (; log->file < FILES; log->file++) {
+		struct movelog_mark *mark = log->mark;
+		unsigned f = log->file;
+		uint64_t at = mark->sent[f];
+		ssize_t n = log->fds[f] < 0 || at >= MOVELOG_MAX
+				    ? -1
+				    : pread(log->fds[f], log->raw, MOVELOG_PIECE,
+					      (off_t)(mark->from[f] + at));
 
-		if (n <= 0)
+		if (n < 0 || (n == 0 && !mark->fresh[f]))
 			continue;
-		fill(log, (size_t)n, piece);
-		log->at += (size_t)n;
+		fill(log, at, (size_t)n, piece);
+		mark->sent[f] = at + (size_t)n;
+		mark->fresh[f] = false;
 		return 1;
 	}
 	return 0;
@@ -160,6 +173,28 @@ int movelog_take(const char *dir, const Um__MoveLog *piece, const void *bulk, si
 		rc = write_piece(dir, piece, raw, err);
 	free(raw);
 	return rc;
+}
+
+int movelog_sync(const char *dir, struct err *err)
+{
+	char path[PATH_MAX];
+
+	for (unsigned i = 0; i < FILES; i++) {
+		int fd, rc = fs_join(path, sizeof(path), dir, names[i], err);
+
+		if (rc < 0)
+			return rc;
+		fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+		if (fd < 0 && errno == ENOENT)
+			continue;
+		if (fd < 0 || fsync(fd) < 0)
+			rc = err_errno(err, errno, "sync %s", path);
+		if (fd >= 0)
+			(void)close(fd);
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
 }
 
 int movelog_rename(const char *from, const char *to, struct err *err)

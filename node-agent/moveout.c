@@ -19,6 +19,7 @@ struct moveout {
 	struct moveout_progress p;
 	uint64_t move, seq, next;
 	bool last, round_over;
+	struct moveslice slice;
 	struct moveseg seg;
 	/* The batch under way. */
 	size_t raw_size, segments;
@@ -62,6 +63,21 @@ void moveout_close(struct moveout *out)
 	movemap_free(out->map);
 	movesum_free(out->sum);
 	free(out);
+}
+
+void moveout_slice(struct moveout *out, uint32_t ms)
+{
+	out->slice.ms = ms;
+}
+
+int moveout_data(const struct moveout *out, uint64_t *bytes, struct err *err)
+{
+	struct cow_count count;
+	int rc = cow_count(out->cow, &count, err);
+
+	if (rc >= 0)
+		*bytes = count.data_bytes;
+	return rc;
 }
 
 uint64_t moveout_size(const struct moveout *out)
@@ -160,9 +176,12 @@ static int take_segment(struct moveout *out, struct err *err)
 	return rc;
 }
 
+/* Until the batch is full, the time is up, or the disk at its end. */
 static int fill(struct moveout *out, struct err *err)
 {
-	while (out->raw_size < MOVE_BATCH && out->segments < MOVE_BATCH_SEGMENTS) {
+	moveslice_begin(&out->slice);
+	while (out->raw_size < MOVE_BATCH && out->segments < MOVE_BATCH_SEGMENTS &&
+		!moveslice_over(&out->slice)) {
 		int found = moveseg_next(out->cow, out->next, &out->seg, err);
 		uint64_t index = found > 0 ? out->seg.index : out->p.segments;
 		int rc = found < 0 ? found : check_gap(out, index, err);
@@ -215,7 +234,7 @@ int moveout_batch(struct moveout *out, struct moveout_batch *batch, struct err *
 	if (rc < 0)
 		return err_wrap(err, "read %s", out->path);
 	if (!out->segments)
-		return 0;
+		return out->round_over ? 0 : MOVE_MORE;
 	finish(out, batch);
 	return 1;
 }
@@ -235,4 +254,5 @@ int moveout_digest(struct moveout *out, uint8_t digest[MOVE_DIGEST], struct err 
 void moveout_progress(const struct moveout *out, struct moveout_progress *progress)
 {
 	*progress = out->p;
+	progress->known = movemap_cells(out->map);
 }

@@ -5,11 +5,15 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "lib/crash.h"
 #include "lib/fs.h"
 #include "lib/str.h"
 #include "node-agent/movelog.h"
+#include "node-agent/movespace.h"
+
+#define AGAIN_MS 20 /* a full queue to the source is tried again */
 
 /* A message that waits for the pool, or is in it. */
 struct item {
@@ -21,8 +25,9 @@ struct item {
 	/* What came of it. */
 	int rc;
 	struct err err;
-	struct buf *haves; /* packed */
-	size_t have_count;
+	bool begun;	   /* this is not its first turn in the pool */
+	struct buf *haves; /* packed; of this turn */
+	size_t have_count, have_sent;
 	uint64_t written;
 	bool synced;
 };
@@ -34,8 +39,9 @@ struct moverecv {
 	void *arg;
 	char path[COW_PATH_MAX], backing[COW_PATH_MAX], dir[COW_PATH_MAX];
 	uint8_t image_id[32];
-	struct loop_timer *alive;
-	bool closed, busy;
+	struct loop_timer *alive, *again;
+	struct item *current; /* the one message that is worked at; NULL: none */
+	bool closed, busy;    /* busy: in the pool */
 	/* The pool's while busy. */
 	bool is_sealed;
 	uint8_t digest[MOVE_DIGEST];
@@ -51,13 +57,20 @@ struct moverecv {
 
 static void next_job(struct moverecv *r);
 
+static void haves_free(struct item *item)
+{
+	for (size_t i = 0; i < item->have_count; i++)
+		buf_free(&item->haves[i]);
+	free(item->haves);
+	item->haves = NULL;
+	item->have_count = item->have_sent = 0;
+}
+
 static void item_free(struct item *item)
 {
 	if (!item)
 		return;
-	for (size_t i = 0; i < item->have_count; i++)
-		buf_free(&item->haves[i]);
-	free(item->haves);
+	haves_free(item);
 	free(item->bulk);
 	if (item->env)
 		um__envelope__free_unpacked(item->env, NULL);
@@ -102,19 +115,33 @@ static int keep_have(void *arg, const Um__MoveHave *have, struct err *err)
 	return wire_pack(&env, WIRE_MESSAGE_MAX, &grown[item->have_count++], err);
 }
 
+static int open_copy(struct moverecv *r, const Um__MoveOffer *offer, struct err *err)
+{
+	int rc = 0;
+
+	movein_close(r->in);
+	r->in = NULL;
+	if (offer->anew && !r->is_sealed && unlink(r->path) < 0 && errno != ENOENT)
+		return err_errno(err, errno, "remove %s", r->path);
+	rc = r->is_sealed ? movein_reopen(r->path, &r->config.spec, &r->in, err)
+			  : movein_open(r->path, &r->config.spec, &r->in, err);
+	if (rc < 0)
+		return rc;
+	movein_slice(r->in, MOVE_SLICE_MS);
+	return r->is_sealed
+		       ? 0
+		       : movespace_check_copy(movein_fd(r->in), r->path, offer->data_bytes, err);
+}
+
 static int work_offer(struct job *job, struct err *err)
 {
 	struct moverecv *r = job->recv;
 	Um__MoveHave end = UM__MOVE_HAVE__INIT;
-	int rc;
+	int rc = job->item->begun ? 0 : open_copy(r, job->item->env->move_offer, err);
 
-	movein_close(r->in);
-	r->in = NULL;
-	rc = r->is_sealed ? movein_reopen(r->path, &r->config.spec, &r->in, err)
-			  : movein_open(r->path, &r->config.spec, &r->in, err);
 	if (rc >= 0)
 		rc = movein_have(r->in, keep_have, job, err);
-	return rc < 0 ? rc : keep_have(job, &end, err);
+	return rc != 0 ? rc : keep_have(job, &end, err);
 }
 
 static int work_blocks(struct moverecv *r, struct item *item, struct err *err)
@@ -124,6 +151,9 @@ static int work_blocks(struct moverecv *r, struct item *item, struct err *err)
 
 	if (r->is_sealed)
 		return err_set(err, -EPERM, "the disk is complete here: nothing may change in it");
+	rc = movespace_check(movein_fd(r->in), r->path, item->env->move_blocks->raw_size, err);
+	if (rc < 0)
+		return rc;
 	rc = movein_blocks(r->in, item->env->move_blocks, item->bulk, item->bulk_size, err);
 	item->written = movein_written(r->in) - before;
 	crash_point("move-write");
@@ -152,7 +182,9 @@ static int keep_seal(struct moverecv *r, const Um__MoveSeal *seal, struct err *e
 		return 0;
 	if (um__move_seal__get_packed_size(seal) > sizeof(packed))
 		return err_set(err, -EBADMSG, "a seal that makes no sense");
-	rc = fs_join(path, sizeof(path), r->dir, MOVERECV_SEALED, err);
+	rc = movelog_sync(r->dir, err);
+	if (rc >= 0)
+		rc = fs_join(path, sizeof(path), r->dir, MOVERECV_SEALED, err);
 	return rc < 0 ? rc
 		      : fs_write_atomic(path, packed, um__move_seal__pack(seal, packed), 0600, err);
 }
@@ -163,7 +195,8 @@ static int work_seal(struct moverecv *r, const Um__MoveSeal *seal, struct err *e
 
 	if (!seal->digest.len) {
 		rc = seal->last ? movein_prove(r->in, err) : movein_settle(r->in, err);
-		crash_point("move-sync");
+		if (rc == 0)
+			crash_point("move-sync");
 		return rc;
 	}
 	if (seal->digest.len != MOVE_DIGEST)
@@ -173,9 +206,9 @@ static int work_seal(struct moverecv *r, const Um__MoveSeal *seal, struct err *e
 			       ? 0
 			       : err_set(err, -EPERM, "another disk was sealed here");
 	rc = movein_seal(r->in, seal->digest.data, err);
-	if (rc >= 0)
+	if (rc == 0)
 		rc = keep_seal(r, seal, err);
-	if (rc < 0)
+	if (rc != 0)
 		return rc;
 	r->is_sealed = true;
 	memcpy(r->digest, seal->digest.data, MOVE_DIGEST);
@@ -260,14 +293,9 @@ static void answer(struct moverecv *r, struct item *item)
 {
 	const Um__Envelope *env = item->env;
 
-	if (item->rc < 0) {
+	if (item->rc < 0)
 		end_session(r, &item->err);
-		return;
-	}
-	for (size_t i = 0; i < item->have_count; i++)
-		(void)zsock_send_packed(
-			r->sock, &r->peer, item->haves[i].data, item->haves[i].size, NULL, 0, NULL);
-	if (env->body_case == UM__ENVELOPE__BODY_MOVE_BLOCKS) {
+	else if (env->body_case == UM__ENVELOPE__BODY_MOVE_BLOCKS) {
 		r->seq = env->move_blocks->seq;
 		ack(r, r->seq, item->synced);
 	} else if (env->body_case == UM__ENVELOPE__BODY_MOVE_LOG) {
@@ -281,9 +309,99 @@ static void answer(struct moverecv *r, struct item *item)
 
 static void release(struct moverecv *r)
 {
+	const struct moverecv_ops *ops = r->ops;
+	void *arg = r->arg;
+
 	drop_queue(r);
+	item_free(r->current);
 	movein_close(r->in);
 	free(r);
+	if (ops->on_released)
+		ops->on_released(arg);
+}
+
+static void work_done(void *arg, bool cancelled);
+
+/* The guest stands still: it waits for no other disk. */
+static bool is_urgent(const struct item *item)
+{
+	const Um__Envelope *env = item->env;
+
+	return env->body_case == UM__ENVELOPE__BODY_MOVE_SEAL &&
+	       (env->move_seal->last || env->move_seal->digest.len);
+}
+
+static void go_on(struct moverecv *r, struct item *item)
+{
+	struct err err = ERR_INIT;
+	struct job *job = calloc(1, sizeof(*job));
+	int rc;
+
+	r->current = item;
+	r->busy = true;
+	if (job) {
+		job->recv = r;
+		job->item = item;
+		rc = is_urgent(item) ? loop_work_run(r->loop, "move", work, work_done, job, &err)
+				     : loop_heavy_run(r->loop, "move", work, work_done, job, &err);
+		if (rc >= 0)
+			return;
+	}
+	free(job);
+	r->busy = false;
+	r->current = NULL;
+	item_free(item);
+	(void)err_set(&err, -ENOMEM, "memory is short");
+	end_session(r, &err);
+}
+
+/* What the target has goes on as it is read: neither memory nor ZeroMQ's queue holds all of
+ * a large disk's.  False: the queue is full, later. */
+static bool send_haves(struct moverecv *r, struct item *item)
+{
+	for (; item->have_sent < item->have_count; item->have_sent++) {
+		const struct buf *have = &item->haves[item->have_sent];
+
+		if (zsock_send_packed(r->sock, &r->peer, have->data, have->size, NULL, 0, NULL) ==
+			-EAGAIN)
+			return false;
+	}
+	haves_free(item);
+	return true;
+}
+
+/* After a turn in the pool, or when the queue was full: the next turn, or the answer. */
+static void carry_on(struct moverecv *r)
+{
+	struct item *item = r->current;
+
+	if (item->session == r->session && item->rc >= 0) {
+		if (!send_haves(r, item)) {
+			loop_timer_arm(r->again, AGAIN_MS);
+			return;
+		}
+		if (item->rc == MOVE_MORE) {
+			item->begun = true;
+			go_on(r, item);
+			return;
+		}
+	}
+	/* Still at work: a callback may close us. */
+	r->busy = true;
+	if (item->session == r->session)
+		answer(r, item);
+	r->busy = false;
+	r->current = NULL;
+	item_free(item);
+	if (r->closed)
+		release(r);
+	else
+		next_job(r);
+}
+
+static void on_again(void *arg)
+{
+	carry_on(arg);
 }
 
 static void work_done(void *arg, bool cancelled)
@@ -293,17 +411,15 @@ static void work_done(void *arg, bool cancelled)
 	struct item *item = job->item;
 
 	free(job);
+	r->busy = false;
 	r->written += item->written;
 	r->unsynced = item->synced ? 0 : r->unsynced + item->written;
-	/* Still busy: a callback may close us. */
-	if (!r->closed && !cancelled && item->session == r->session)
-		answer(r, item);
-	item_free(item);
-	r->busy = false;
+	if (cancelled)
+		item->session = UINT64_MAX; /* none: nothing is answered */
 	if (r->closed)
 		release(r);
 	else
-		next_job(r);
+		carry_on(r);
 }
 
 /* The pool is at it: a large disk takes its time. */
@@ -311,7 +427,7 @@ static void on_alive(void *arg)
 {
 	struct moverecv *r = arg;
 
-	if (!r->busy || !r->session)
+	if (!r->current || !r->session)
 		return;
 	ack(r, r->seq, false);
 	loop_timer_arm(r->alive, MOVERECV_ALIVE_MS);
@@ -320,32 +436,16 @@ static void on_alive(void *arg)
 static void next_job(struct moverecv *r)
 {
 	struct item *item = r->first;
-	struct err err = ERR_INIT;
-	struct job *job;
 
-	if (!item || r->busy)
+	if (!item || r->current)
 		return;
-	job = calloc(1, sizeof(*job));
-	if (!job) {
-		(void)err_set(&err, -ENOMEM, "memory is short");
-		end_session(r, &err);
-		return;
-	}
 	r->first = item->next;
 	if (!r->first)
 		r->last = &r->first;
 	r->queued--;
-	job->recv = r;
-	job->item = item;
-	r->busy = true;
 	if (!loop_timer_armed(r->alive))
 		loop_timer_arm(r->alive, MOVERECV_ALIVE_MS);
-	if (loop_work_run(r->loop, "move", work, work_done, job, &err) < 0) {
-		r->busy = false;
-		free(job);
-		item_free(item);
-		end_session(r, &err);
-	}
+	go_on(r, item);
 }
 
 /* ---------------------------------------------------------------- what comes */
@@ -480,7 +580,10 @@ int moverecv_open(struct loop *loop, const struct moverecv_config *config,
 			     str_copy(r->backing, sizeof(r->backing), config->spec.backing) < 0
 		     ? err_set(err, -ENAMETOOLONG, "the path of the copy is too long")
 		     : loop_timer_open(loop, "move-alive", on_alive, r, &r->alive, err);
+	if (rc >= 0)
+		rc = loop_timer_open(loop, "move-again", on_again, r, &r->again, err);
 	if (rc < 0) {
+		loop_timer_close(r->alive);
 		free(r);
 		return rc;
 	}
@@ -504,7 +607,8 @@ void moverecv_close(struct moverecv *recv)
 	recv->session = 0;
 	drop_queue(recv);
 	loop_timer_close(recv->alive);
-	recv->alive = NULL;
+	loop_timer_close(recv->again);
+	recv->alive = recv->again = NULL;
 	if (!recv->busy)
 		release(recv);
 }

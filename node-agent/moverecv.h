@@ -6,8 +6,11 @@
  * until then offers for it find nobody.  One message after the other goes through the
  * pool; a source that sends more than MOVE_WINDOW of them unconfirmed is told so and
  * its session is over.  A failure is told to the source as an Error, and ends the
- * session, not the object: another offer may come.  While the pool works, a MoveAck goes
- * each MOVERECV_ALIVE_MS, so that the source waits.
+ * session, not the object: another offer may come.  What reads the whole disk takes turns
+ * of MOVE_SLICE_MS, and tells what it has found after each.  While a message is worked at,
+ * a MoveAck goes each MOVERECV_ALIVE_MS, so that the source waits.
+ *
+ * Batches are refused that would leave this host's guests too little room (movespace.h).
  *
  * Once sealed the copy takes no more blocks; an offer that comes all the same (the
  * source did not hear of it) is answered, and its digest compared.
@@ -43,6 +46,9 @@ struct moverecv_ops {
 	void (*on_sealed)(void *arg, const uint8_t digest[MOVE_DIGEST]);
 	/* A session failed; for a person.  May be NULL. */
 	void (*on_trouble)(void *arg, const struct err *err);
+	/* The last that is called, after moverecv_close() or from inside it: until then the
+	 * copy may be open, and locked.  May be NULL. */
+	void (*on_released)(void *arg);
 };
 
 /* CONFIG is copied. */
@@ -52,7 +58,7 @@ int moverecv_open(struct loop *loop, const struct moverecv_config *config,
 bool moverecv_message(struct moverecv *recv, struct zsock *sock, const struct zpeer *peer,
 	const Um__Envelope *env, const void *bulk, size_t bulk_size);
 uint64_t moverecv_written(const struct moverecv *recv); /* bytes, of all sessions */
-/* Before SOCK is closed.  The copy stays. */
+/* Before SOCK is closed.  The copy stays.  What the pool is at ends soon (on_released). */
 void moverecv_close(struct moverecv *recv); /* NULL is fine */
 
 #endif

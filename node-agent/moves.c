@@ -95,6 +95,24 @@ void moves_fail(struct move *m, const struct err *err)
 	close_parts(m);
 }
 
+void moves_released(struct move *m)
+{
+	struct moves *moves = m->moves;
+	struct guest *g;
+
+	/* Of one that could not be opened. */
+	if (!m->holding)
+		return;
+	m->holding = false;
+	moves->closing--;
+	if (moves->stopped)
+		return;
+	g = guests_find(moves->agent->guests, m->uid);
+	if (g)
+		guests_touch(g);
+	loop_defer_run(moves->sweep);
+}
+
 void moves_gone(struct move *m)
 {
 	m->gone = true;
@@ -242,12 +260,28 @@ bool guest_takes(const struct guest *g)
 	       g->taken_move != g->assign->from_move;
 }
 
+bool moves_busy(const struct guest *g)
+{
+	struct moves *moves = g->agent->moves;
+
+	if (!moves->closing)
+		return false;
+	for (struct move *m = moves->all; m; m = m->hh.next)
+		if (m->uid == g->uid && m->holding && !m->send && !m->recv)
+			return true;
+	return false;
+}
+
 void moves_guest(struct guest *g)
 {
 	struct moves *moves = g->agent->moves;
 	struct move *m, *next;
 	bool any = false;
 
+	/* From now on no source may touch what it takes. */
+	m = guest_takes(g) ? moves_find(moves, g->assign->from_move) : NULL;
+	if (m)
+		step(m);
 	if (!g->moving && !g->frozen_move)
 		return;
 	HASH_ITER (hh, moves->all, m, next)
@@ -275,14 +309,37 @@ void moves_taken(struct guest *g)
 		step(m);
 }
 
+void moves_again(struct moves *moves)
+{
+	moves->sweep_blobs = true;
+	if (!moves->stopped)
+		loop_defer_run(moves->sweep);
+}
+
 void moves_blob(struct moves *moves)
 {
-	struct move *m, *next;
+	moves_again(moves);
+}
 
-	HASH_ITER (hh, moves->all, m, next)
-		if (m->side == UM__MOVE_SIDE__MOVE_TARGET &&
-			m->state == UM__MOVE_STATE__MOVE_PREPARING)
+static bool done_with(const struct move *m)
+{
+	return m->gone && !m->dirty && !m->busy && !m->holding;
+}
+
+static void on_sweep(void *arg)
+{
+	struct moves *moves = arg;
+	struct move *m, *next;
+	bool blobs = moves->sweep_blobs;
+
+	moves->sweep_blobs = false;
+	HASH_ITER (hh, moves->all, m, next) {
+		if (done_with(m))
+			drop(m);
+		else if (blobs && m->side == UM__MOVE_SIDE__MOVE_TARGET &&
+			 m->state == UM__MOVE_STATE__MOVE_PREPARING)
 			step(m);
+	}
 }
 
 /* ---------------------------------------------------------------- telling */
@@ -345,7 +402,7 @@ void moves_told(struct moves *moves)
 
 	HASH_ITER (hh, moves->all, m, next) {
 		m->dirty = false;
-		if (m->gone && !m->busy)
+		if (done_with(m))
 			drop(m);
 	}
 }
@@ -359,6 +416,10 @@ int moves_open(struct agent *agent, struct moves **out, struct err *err)
 	if (!moves)
 		return err_set(err, -ENOMEM, "memory is short");
 	moves->agent = agent;
+	if (loop_defer_open(agent->loop, "moves", on_sweep, moves, &moves->sweep, err) < 0) {
+		free(moves);
+		return err->code;
+	}
 	*out = moves;
 	return 0;
 }
@@ -372,6 +433,7 @@ void moves_stop(struct moves *moves)
 	moves->stopped = true;
 	HASH_ITER (hh, moves->all, m, next)
 		close_parts(m);
+	loop_defer_close(moves->sweep);
 }
 
 void moves_free(struct moves *moves)

@@ -9,7 +9,8 @@
  *   source (moves_out.c)                            left by
  *   PREPARING   session not begun                   the target's answer
  *   COPYING     rounds (movesend.h)                 the rest is small
- *   SMALL       waits for `freeze`                  freeze: flush, record, clean stop
+ *   SMALL       waits for `freeze`                  freeze: flush; another round unless the
+ *                                                   last is fresh; record, clean stop
  *   FROZEN      the guest has ended; last           the target has sealed
  *               difference, log
  *   SEALED      -                                   ended
@@ -62,13 +63,16 @@ bool moves_holds(struct moves *moves, const struct guest *g, uint64_t mark);
 bool guest_frozen(const struct guest *g);
 /* Its disk came by a move and is not in its folder yet. */
 bool guest_takes(const struct guest *g);
+/* A session that is over has its disk open, perhaps locked, for some milliseconds more: a
+ * kernel would not get it. */
+bool moves_busy(const struct guest *g);
 /* The guest changed; cheap when no move is about it. */
 void moves_guest(struct guest *g);
 /* From its runner; true: it was an answer to a flush. */
 bool moves_reply(struct guest *g, const Um__Envelope *env);
 /* Nothing of a guest is left here. */
 void moves_removed(struct moves *moves, uint64_t uid);
-/* An artefact came. */
+/* There is news of an artefact that a move waits for. */
 void moves_blob(struct moves *moves);
 
 /* Takes the copy of a move into DIR.  Caller frees *SEAL.  -ENOENT: there is none, or

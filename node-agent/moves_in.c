@@ -1,5 +1,4 @@
 /* The target's side of a move. */
-#include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -14,54 +13,12 @@
 #include "lib/log.h"
 #include "lib/str.h"
 #include "node-agent/blobs.h"
-#include "node-agent/desired.h"
-#include "node-agent/movelog.h"
+#include "node-agent/link.h"
 #include "node-agent/moves_int.h"
 #include "node-agent/reconcile.h"
 
-#define OFFER "offer.pb"
-#define OFFER_MAX (16u << 20)
-#define RESERVE "reserve"
+#define FETCH_TRIES 6 /* in a row, with the scheduler in reach: half a minute */
 #define RESERVE_BASE (64u << 10) /* beside the guest's record, twice */
-#define SEAL_MAX 4096u
-
-static int dir_of(const char *state, uint64_t number, char out[PATH_MAX - 64])
-{
-	return str_format(out, PATH_MAX - 64, "%s/moves/%016" PRIx64, state, number);
-}
-
-/* 1: read; 0: not there.  What is there and cannot be read is an error: taken for missing
- * it would cost a disk. */
-static int read_record(
-	const char *dir, const char *name, size_t max, struct buf *out, struct err *err)
-{
-	char path[PATH_MAX];
-	int rc = fs_join(path, sizeof(path), dir, name, err);
-
-	if (rc == 0)
-		rc = fs_read(path, max, out, err);
-	return rc == -ENOENT ? 0 : rc < 0 ? rc : 1;
-}
-
-/* *OUT is NULL when there is none, or it is no good. */
-static int read_seal(const char *dir, Um__MoveSeal **out, struct err *err)
-{
-	Um__MoveSeal *seal = NULL;
-	struct buf data;
-	int rc;
-
-	buf_init(&data);
-	rc = read_record(dir, MOVERECV_SEALED, SEAL_MAX, &data, err);
-	if (rc > 0)
-		seal = um__move_seal__unpack(NULL, data.size, data.data);
-	buf_free(&data);
-	if (seal && seal->digest.len != MOVE_DIGEST) {
-		um__move_seal__free_unpacked(seal, NULL);
-		seal = NULL;
-	}
-	*out = seal;
-	return rc < 0 ? rc : 0;
-}
 
 /* ---------------------------------------------------------------- artefacts */
 
@@ -72,38 +29,80 @@ static const Um__BlobRef *ref_of(const struct move *m, size_t i)
 	return i == 0 ? a->image : i == 1 ? a->kernel : a->modules;
 }
 
-/* True when all are here, and held. */
-static bool hold_blobs(struct move *m)
+static void explain(struct move *m, const char *reason)
+{
+	if (strcmp(m->reason, reason) == 0)
+		return;
+	(void)snprintf(m->reason, sizeof(m->reason), "%s", reason);
+	moves_news(m);
+}
+
+/* One of those that are missing.  -ENOSPC, or what it is: it will not come. */
+static int wait_for(struct move *m, size_t i, struct err *err)
 {
 	struct agent *agent = m->moves->agent;
-	bool all = true;
+	const Um__BlobRef *ref = ref_of(m, i);
+	char reason[GUESTS_REASON] = "";
+	unsigned failures;
+	int code;
 
-	for (size_t i = 0; i < GUESTS_BLOBS; i++) {
+	m->waits[i] = true;
+	blobs_wait(agent->blobs, ref, m->number);
+	failures = blobs_explain_one(agent->blobs, ref->id.data, i, reason, sizeof(reason), &code);
+	if (code == -ENOSPC || (code && failures >= FETCH_TRIES && link_up(agent->link)))
+		return err_set(err, code, "what it needs cannot be had there: %s", reason);
+	if (code)
+		(void)snprintf(
+			reason + strlen(reason), sizeof(reason) - strlen(reason), "; tried again");
+	explain(m, reason);
+	return 0;
+}
+
+/* 1: all are here, and held; 0: not yet. */
+static int hold_blobs(struct move *m, struct err *err)
+{
+	struct agent *agent = m->moves->agent;
+	int rc = 1;
+
+	for (size_t i = 0; i < GUESTS_BLOBS && rc >= 0; i++) {
 		const Um__BlobRef *ref = ref_of(m, i);
 
 		if (!ref || m->held[i])
 			continue;
 		m->held[i] = imgstore_hold(agent->store, ref->id.data, NULL) == 0;
 		if (!m->held[i])
-			blobs_prefetch(agent->blobs, ref);
-		all = all && m->held[i];
+			rc = wait_for(m, i, err);
 	}
-	return all;
+	return rc;
 }
 
 static void drop_blobs(struct move *m)
 {
-	for (size_t i = 0; i < GUESTS_BLOBS; i++)
-		if (m->held[i]) {
-			imgstore_drop(m->moves->agent->store, ref_of(m, i)->id.data);
-			m->held[i] = false;
-		}
+	struct agent *agent = m->moves->agent;
+
+	for (size_t i = 0; i < GUESTS_BLOBS; i++) {
+		if (m->held[i])
+			blobs_release(agent->blobs, ref_of(m, i)->id.data);
+		else if (m->waits[i] && !agent->stopping)
+			blobs_unwait(agent->blobs, ref_of(m, i)->id.data, m->number);
+		m->held[i] = m->waits[i] = false;
+	}
+}
+
+static void close_session(struct move *m)
+{
+	struct moverecv *recv = m->recv;
+
+	m->recv = NULL;
+	if (!recv)
+		return;
+	m->moves->closing++;
+	moverecv_close(recv);
 }
 
 void move_in_close(struct move *m)
 {
-	moverecv_close(m->recv);
-	m->recv = NULL;
+	close_session(m);
 	loop_timer_close(m->tick);
 	m->tick = NULL;
 	drop_blobs(m);
@@ -113,7 +112,7 @@ void move_in_close(struct move *m)
 
 struct move_job {
 	struct move *m;
-	bool forget;
+	bool forget, unread; /* unread: nobody knows what it is */
 	char dir[PATH_MAX - 64];
 	uint8_t *offer;
 	size_t offer_size;
@@ -133,7 +132,7 @@ static int reserve(const struct move_job *job, struct err *err)
 	size_t size = RESERVE_BASE + 2 * job->offer_size;
 	char path[PATH_MAX];
 	uint8_t *zeroes;
-	int rc = fs_join(path, sizeof(path), job->dir, RESERVE, err);
+	int rc = fs_join(path, sizeof(path), job->dir, MOVES_RESERVE, err);
 
 	if (rc < 0 || access(path, F_OK) == 0)
 		return rc;
@@ -144,44 +143,37 @@ static int reserve(const struct move_job *job, struct err *err)
 	return rc;
 }
 
-void moves_make_room(const char *state, uint64_t number)
+/* The file that the guest's kernel will have under its disk, checked to its last byte: a
+ * disk means nothing on an image that is not what it was. */
+static int check_base(struct move_job *job)
 {
-	char dir[PATH_MAX - 64], path[PATH_MAX];
+	char path[PATH_MAX];
+	int rc = imgstore_checked(
+		job->m->moves->agent->store, job->image, job->disk_bytes, path, &job->err);
 
-	if (dir_of(state, number, dir) >= 0 && fs_join(path, sizeof(path), dir, RESERVE, NULL) == 0)
-		(void)unlink(path);
+	if (rc < 0)
+		return err_wrap(&job->err, "the image on this host is damaged");
+	if (stat(path, &job->base) < 0)
+		return err_errno(&job->err, errno, "%s", path);
+	return 0;
 }
 
 static int prepare(struct move_job *job)
 {
-	struct imgstore *store = job->m->moves->agent->store;
-	const struct fs_file offer = {OFFER, job->offer, job->offer_size};
-	char path[PATH_MAX];
-	struct imgstore_info info;
+	const struct fs_file offer = {MOVES_OFFER, job->offer, job->offer_size};
 	Um__MoveSeal *seal;
 	int rc = fs_mkdirs(job->dir, 0700, &job->err);
 
+	crash_point("move-prepare");
 	if (rc == 0)
 		rc = fs_write_files(job->dir, &offer, 1, 0600, &job->err);
 	if (rc == 0)
 		rc = reserve(job, &job->err);
-	/* A disk means nothing on an image that is not what it was. */
-	if (rc == 0) {
-		rc = imgstore_check(store, job->image, &job->err);
-		if (rc < 0)
-			return err_wrap(&job->err, "the image on this host is damaged");
-	}
+	crash_point("move-prepared");
 	if (rc == 0)
-		rc = imgstore_info(store, job->image, &info, &job->err);
+		rc = check_base(job);
 	if (rc == 0)
-		rc = job->disk_bytes > info.size
-			     ? imgstore_sized(store, job->image, job->disk_bytes, path, &job->err)
-			     : imgstore_path(store, job->image, path, &job->err);
-	if (rc < 0)
-		return rc;
-	if (stat(path, &job->base) < 0)
-		return err_errno(&job->err, errno, "%s", path);
-	rc = read_seal(job->dir, &seal, &job->err);
+		rc = moves_read_seal(job->dir, &seal, &job->err);
 	if (rc < 0)
 		return rc;
 	if (seal) {
@@ -207,11 +199,28 @@ static int forget(const char *dir, struct err *err)
 	return rc < 0 ? rc : fs_remove_tree(dir, err);
 }
 
+/* Of what could not be read only that is removed which was surely not whole: else it may be
+ * all that there is of a disk. */
+static int forget_unread(const char *dir, struct err *err)
+{
+	Um__MoveSeal *seal = NULL;
+	struct err why = ERR_INIT;
+	int rc = moves_read_seal(dir, &seal, &why);
+
+	if (rc == 0 && !seal)
+		return forget(dir, err);
+	um__move_seal__free_unpacked(seal, NULL);
+	log_warn("a copy without the record of its move is left alone", LOG_STR("folder", dir));
+	return 0;
+}
+
 static void work(void *arg)
 {
 	struct move_job *job = arg;
 
-	job->rc = job->forget ? forget(job->dir, &job->err) : prepare(job);
+	job->rc = !job->forget	? prepare(job)
+		  : job->unread ? forget_unread(job->dir, &job->err)
+				: forget(job->dir, &job->err);
 }
 
 static void prepared(struct move *m, const struct move_job *job)
@@ -252,6 +261,10 @@ static void done(void *arg, bool cancelled)
 	struct move *m = job->m;
 
 	m->busy = false;
+	if (!job->forget) {
+		m->moves->preparing = false;
+		moves_again(m->moves);
+	}
 	if (!cancelled && !m->moves->stopped) {
 		if (job->forget && job->rc < 0) {
 			not_removed(m, &job->err);
@@ -282,6 +295,7 @@ static void run_job(struct move *m, bool forget)
 	}
 	job->m = m;
 	job->forget = forget;
+	job->unread = !m->target;
 	memcpy(job->dir, m->dir, sizeof(job->dir));
 	if (!forget) {
 		memcpy(job->image, m->target->guest->image->id.data, sizeof(job->image));
@@ -292,10 +306,12 @@ static void run_job(struct move *m, bool forget)
 			(void)um__move_target__pack(m->target, job->offer);
 	}
 	m->busy = true;
+	m->moves->preparing |= !forget;
 	if ((forget || job->offer) &&
 		loop_work_run(m->moves->agent->loop, "move", work, done, job, &err) == 0)
 		return;
 	m->busy = false;
+	m->moves->preparing &= forget;
 	free(job->offer);
 	free(job);
 	(void)err_set(&err, -ENOMEM, "memory is short");
@@ -324,9 +340,15 @@ static void on_trouble(void *arg, const struct err *err)
 	moves_news(m);
 }
 
+static void on_released(void *arg)
+{
+	moves_released(arg);
+}
+
 static void take_sessions(struct move *m)
 {
-	static const struct moverecv_ops ops = {.on_sealed = on_sealed, .on_trouble = on_trouble};
+	static const struct moverecv_ops ops = {
+		.on_sealed = on_sealed, .on_trouble = on_trouble, .on_released = on_released};
 	const Um__GuestAssign *a = m->target->guest;
 	bool sealed = m->state == UM__MOVE_STATE__MOVE_SEALED;
 	char path[PATH_MAX];
@@ -343,9 +365,12 @@ static void take_sessions(struct move *m)
 
 	if (rc >= 0)
 		rc = moverecv_open(m->moves->agent->loop, &config, &ops, m, &m->recv, &err);
-	if (rc < 0)
+	if (rc < 0) {
 		moves_fail(m, &err);
-	else if (!sealed)
+		return;
+	}
+	m->holding = true;
+	if (!sealed)
 		moves_state(m, UM__MOVE_STATE__MOVE_READY);
 }
 
@@ -410,167 +435,64 @@ bool moves_message(struct moves *moves, struct zsock *sock, const struct zpeer *
 
 /* ---------------------------------------------------------------- steps */
 
+/* The guest that is to take it, if it is here.  Of a move that could not be read only its
+ * number is known. */
+static struct guest *taker(const struct move *m)
+{
+	struct guests *guests = m->moves->agent->guests;
+	struct guest *g = m->uid ? guests_find(guests, m->uid) : guests_first(guests);
+
+	for (; g; g = m->uid ? NULL : guests_next(g))
+		if (g->assign && !g->gone && g->assign->from_move == m->number)
+			return g;
+	return NULL;
+}
+
+/* A copy is begun when all that it needs is here, in its turn. */
+static void begin(struct move *m)
+{
+	struct err err = ERR_INIT;
+	int rc = hold_blobs(m, &err);
+
+	if (rc < 0) {
+		moves_fail(m, &err);
+		return;
+	}
+	if (rc == 0 || (!m->prepared && m->moves->preparing))
+		return;
+	explain(m, "");
+	if (m->prepared) {
+		take_sessions(m);
+		return;
+	}
+	crash_point("move-fetched");
+	run_job(m, false);
+}
+
 void move_in_step(struct move *m)
 {
 	struct agent *agent = m->moves->agent;
-	struct guest *g = guests_find(agent->guests, m->uid);
-	bool its = g && g->assign && !g->gone && g->assign->from_move == m->number;
+	struct guest *its = taker(m);
 
 	if (m->busy || m->gone || agent->stopping)
 		return;
-	if (!m->dir[0] && dir_of(agent->config.state, m->number, m->dir) < 0) {
+	if (!m->dir[0] && moves_dir(agent->config.state, m->number, m->dir) < 0) {
 		moves_gone(m);
 		return;
 	}
 	/* The guest's, from here on: no source may touch it any more. */
-	if (its) {
-		moverecv_close(m->recv);
-		m->recv = NULL;
-	}
-	if (m->ended && !(its && guest_takes(g))) {
+	if (its)
+		close_session(m);
+	if (m->ended && !(its && guest_takes(its))) {
 		move_in_close(m);
 		run_job(m, true);
 		return;
 	}
 	if (its || m->ended || m->recv || m->state == UM__MOVE_STATE__MOVE_FAILED)
 		return;
-	if (g) { /* an older copy on its way out: moves_removed() comes here again */
-		(void)snprintf(m->reason, sizeof(m->reason), "%s",
-			"what this host has of the guest is not removed yet");
-		moves_news(m);
-		return;
-	}
-	if (!hold_blobs(m))
-		return;
-	m->reason[0] = '\0';
-	if (!m->prepared)
-		run_job(m, false);
+	/* An older copy on its way out: moves_removed() comes here again. */
+	if (guests_find(agent->guests, m->uid))
+		explain(m, "what this host has of the guest is not removed yet");
 	else
-		take_sessions(m);
-}
-
-/* ---------------------------------------------------------------- taking */
-
-int moves_take(
-	const char *state, uint64_t number, const char *dir, Um__MoveSeal **seal, struct err *err)
-{
-	char from[PATH_MAX - 64], old[PATH_MAX], new[PATH_MAX];
-	int rc;
-
-	if (dir_of(state, number, from) < 0)
-		return err_set(err, -ENAMETOOLONG, "the state folder's path is too long");
-	rc = read_seal(from, seal, err);
-	if (rc < 0)
-		return rc;
-	if (!*seal)
-		return err_set(err, -ENOENT,
-			"the disk of move %" PRIu64 " is not here, or not whole", number);
-	rc = movelog_rename(from, dir, err);
-	if (rc == 0)
-		rc = fs_join(old, sizeof(old), from, "cow", err);
-	if (rc == 0)
-		rc = fs_join(new, sizeof(new), dir, "cow", err);
-	/* Not there: it was renamed before a restart. */
-	if (rc == 0 && rename(old, new) < 0 && (errno != ENOENT || access(new, F_OK) < 0))
-		rc = err_errno(err, errno, "rename %s", old);
-	if (rc == 0)
-		rc = fs_sync_dir(dir, err);
-	crash_point("move-rename");
-	if (rc < 0) {
-		um__move_seal__free_unpacked(*seal, NULL);
-		*seal = NULL;
-	}
-	return rc;
-}
-
-/* ---------------------------------------------------------------- at the start */
-
-/* *OUT is NULL when there is none, or it is no good. */
-static int read_offer(const char *dir, uint64_t number, Um__MoveTarget **out, struct err *err)
-{
-	Um__MoveTarget *offer = NULL;
-	struct buf data;
-	int rc;
-
-	buf_init(&data);
-	rc = read_record(dir, OFFER, OFFER_MAX, &data, err);
-	if (rc > 0)
-		offer = um__move_target__unpack(NULL, data.size, data.data);
-	buf_free(&data);
-	if (offer &&
-		(offer->move != number || !offer->guest || offer->source_key.len != CURVE_KEY ||
-			desired_check(offer->guest, NULL) < 0)) {
-		um__move_target__free_unpacked(offer, NULL);
-		offer = NULL;
-	}
-	*out = offer;
-	return rc < 0 ? rc : 0;
-}
-
-/* Without its offer: a whole copy may be all that there is of a disk, and a guest that
- * takes it needs no offer. */
-static int forget_one(const char *dir, struct err *err)
-{
-	Um__MoveSeal *seal = NULL;
-	int rc = read_seal(dir, &seal, err);
-
-	if (rc < 0)
-		return rc;
-	if (seal) {
-		log_warn("a copy without the record of its move is left alone",
-			LOG_STR("folder", dir));
-		um__move_seal__free_unpacked(seal, NULL);
-		return 0;
-	}
-	log_warn("a move that was never begun is forgotten", LOG_STR("folder", dir));
-	(void)fs_remove_tree(dir, NULL);
-	return 0;
-}
-
-static int load_one(struct moves *moves, const char *dir, uint64_t number, struct err *err)
-{
-	Um__MoveTarget *offer = NULL;
-	struct move *m;
-	int rc = read_offer(dir, number, &offer, err);
-
-	if (rc < 0)
-		return err_wrap(err, "move %" PRIu64, number);
-	if (!offer)
-		return forget_one(dir, err);
-	m = moves_add(moves, number, offer->guest->uid, UM__MOVE_SIDE__MOVE_TARGET);
-	if (!m) {
-		um__move_target__free_unpacked(offer, NULL);
-		return err_set(err, -ENOMEM, "memory is short");
-	}
-	m->target = offer;
-	m->dirty = true;
-	move_in_step(m);
-	return 0;
-}
-
-int moves_load(struct moves *moves, struct err *err)
-{
-	char path[PATH_MAX], one[PATH_MAX - 64];
-	struct dirent *entry;
-	DIR *dir;
-	int rc = agent_path(moves->agent, "moves", path, err);
-
-	if (rc < 0)
-		return rc;
-	dir = opendir(path);
-	if (!dir)
-		return errno == ENOENT ? 0 : err_errno(err, errno, "%s", path);
-	while (rc == 0 && (entry = readdir(dir))) {
-		uint8_t raw[8];
-		uint64_t number = 0;
-
-		if (strlen(entry->d_name) != 16 || str_unhex(raw, sizeof(raw), entry->d_name) < 0)
-			continue;
-		for (size_t i = 0; i < sizeof(raw); i++)
-			number = number << 8 | raw[i];
-		if (dir_of(moves->agent->config.state, number, one) >= 0)
-			rc = load_one(moves, one, number, err);
-	}
-	(void)closedir(dir);
-	return rc;
+		begin(m);
 }

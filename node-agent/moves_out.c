@@ -18,8 +18,13 @@ static struct guest *guest_of(const struct move *m)
 
 void move_out_close(struct move *m)
 {
-	movesend_close(m->send);
+	struct movesend *send = m->send;
+
 	m->send = NULL;
+	if (send) {
+		m->moves->closing++;
+		movesend_close(send);
+	}
 	loop_timer_close(m->tick);
 	m->tick = NULL;
 }
@@ -57,6 +62,18 @@ static uint64_t left(const struct move *m, uint64_t allocated)
 	return (uint64_t)((double)whole * (double)(p->segments - p->looked) / (double)p->segments);
 }
 
+/* How long its last boot took from its kernel's start, which it will do once more; 0: not
+ * known. */
+static uint32_t boot_ms(const struct guest *g)
+{
+	const uint64_t *at = g ? g->status.times.at : NULL;
+	uint64_t from = at ? at[UM__BOOT_STEP__BOOT_RUNNER] : 0;
+	uint64_t to = at ? at[UM__BOOT_STEP__BOOT_READY] : 0;
+
+	return from && to > from && to - from < UINT64_C(600000000) ? (uint32_t)((to - from) / 1000)
+								    : 0;
+}
+
 void move_out_observe(struct move *m, Um__MoveObserved *out)
 {
 	const struct movesend_status *s = &m->status;
@@ -79,7 +96,8 @@ void move_out_observe(struct move *m, Um__MoveObserved *out)
 	out->rate = s->rate;
 	if (m->frozen_at)
 		out->frozen_ms = (uint32_t)(loop_now(m->moves->agent->loop) - m->frozen_since);
-	out->expected_ms = s->expected_ms == UINT32_MAX ? 0 : s->expected_ms;
+	if (s->expected_ms != UINT32_MAX)
+		out->expected_ms = s->expected_ms + boot_ms(g);
 }
 
 static void on_tick(void *arg)
@@ -123,10 +141,17 @@ static void on_failed(void *arg, const struct err *err)
 	moves_fail(m, err);
 }
 
+static void on_released(void *arg)
+{
+	moves_released(arg);
+}
+
 static int begin(struct move *m, struct guest *g, struct err *err)
 {
-	static const struct movesend_ops ops = {
-		.on_ready = on_ready, .on_sealed = on_sealed, .on_failed = on_failed};
+	static const struct movesend_ops ops = {.on_ready = on_ready,
+		.on_sealed = on_sealed,
+		.on_failed = on_failed,
+		.on_released = on_released};
 	struct agent *agent = m->moves->agent;
 	const Um__MoveSource *s = m->source;
 	char cow[PATH_MAX];
@@ -140,7 +165,8 @@ static int begin(struct move *m, struct guest *g, struct err *err)
 		.secret_key = agent->keys.secret_key,
 		.public_key = agent->keys.public_key,
 		.rate = s->rate,
-		.max_downtime_ms = s->max_downtime_ms ? s->max_downtime_ms : DOWNTIME_MS};
+		.max_downtime_ms = s->max_downtime_ms ? s->max_downtime_ms : DOWNTIME_MS,
+		.strict = s->max_downtime_ms != 0};
 	int rc;
 
 	if (s->target->pubkey.len != CURVE_KEY || !config.endpoint[0])
@@ -153,6 +179,7 @@ static int begin(struct move *m, struct guest *g, struct err *err)
 		rc = movesend_open(agent->loop, agent->zctx, &config, &ops, m, &m->send, err);
 	if (rc < 0)
 		return rc;
+	m->holding = true;
 	m->rate = s->rate;
 	loop_timer_arm(m->tick, MOVES_TICK_MS);
 	return 0;
@@ -183,6 +210,7 @@ static bool flush(struct move *m, struct guest *g)
 		m->sync_id = 0;
 		return false;
 	}
+	crash_point("move-flush");
 	return true;
 }
 
@@ -220,24 +248,65 @@ static void tell_end(struct move *m, const struct guest *g)
 	movesend_ended(m->send, &last, g->end_generation);
 }
 
+/* The guest goes on until the target is there and next to nothing is left: it is flushed, and
+ * when all that took long, or the target went away meanwhile, there is another round first. */
+static bool may_stop(struct move *m, struct guest *g)
+{
+	struct movesend_status status;
+
+	movesend_status(m->send, &status);
+	if (status.state != MS_READY)
+		return false;
+	if (!m->synced && flush(m, g))
+		return false;
+	m->synced = true;
+	if (movesend_fresh(m->send))
+		return true;
+	movesend_again(m->send);
+	return false;
+}
+
+/* On disk before it is stopped (reconcile.h: SAVE comes before STOP). */
+static void mark(struct move *m, struct guest *g)
+{
+	g->frozen_move = m->number;
+	g->frozen_epoch = g->assign->epoch;
+	m->mark_revision = ++g->revision;
+	m->frozen_at = proc_wall_ms(); /* its clean stop is part of the time away */
+	m->frozen_since = loop_now(m->moves->agent->loop);
+	log_info("freezing a guest", LOG_STR("guest", g->assign->name), LOG_U64("move", m->number));
+	report_guest(g);
+	guests_touch(g);
+}
+
+/* A disk that is full: the guest runs on as if it had never been asked, instead of waiting
+ * here, unmarked and not to be started again, for room that nobody makes. */
+static bool unmarked(struct move *m, struct guest *g)
+{
+	struct err err = ERR_INIT;
+
+	if (!g->save_failed || !m->mark_revision || g->failed_revision < m->mark_revision ||
+		g->saved_revision >= m->mark_revision)
+		return false;
+	(void)err_set(&err, -ENOSPC, "that it is frozen cannot be written down: %s", g->trouble);
+	g->frozen_move = g->frozen_epoch = 0;
+	g->revision++; /* some of it may have been written */
+	m->frozen_at = 0;
+	report_guest(g);
+	guests_touch(g);
+	moves_fail(m, &err);
+	return true;
+}
+
 static void freeze(struct move *m, struct guest *g)
 {
 	if (g->frozen_move != m->number) {
-		if (!m->synced && flush(m, g))
-			return;
-		m->synced = true;
-		/* On disk before it is stopped (reconcile.h: SAVE comes before STOP). */
-		g->frozen_move = m->number;
-		g->frozen_epoch = g->assign->epoch;
-		g->revision++;
-		m->frozen_at = proc_wall_ms(); /* its clean stop is part of the time away */
-		m->frozen_since = loop_now(m->moves->agent->loop);
-		log_info("freezing a guest", LOG_STR("guest", g->assign->name),
-			LOG_U64("move", m->number));
-		report_guest(g);
-		guests_touch(g);
+		if (may_stop(m, g))
+			mark(m, g);
 		return;
 	}
+	if (unmarked(m, g))
+		return;
 	if (m->last || g->run || g->busy != GUEST_IDLE || g->saved_revision != g->revision)
 		return;
 	m->last = true;

@@ -7,53 +7,10 @@
 
 #include "lib/crash.h"
 #include "lib/str.h"
-#include "node-agent/movelog.h"
+#include "node-agent/movesend_int.h"
 
 #define RETRY_MS 200
 #define RATE_MS 200 /* of a round, before its rate says something */
-
-struct movesend {
-	struct loop *loop;
-	struct zctx *zctx;
-	struct movesend_config config;
-	const struct movesend_ops *ops;
-	void *arg;
-	char cow[COW_PATH_MAX], logs[COW_PATH_MAX], endpoint[160];
-	uint8_t image_id[32];
-	struct movesend_status st;
-	struct zsock *sock;
-	struct loop_timer *quiet, *pace;
-	bool closed, last_asked, restart, differed;
-	uint32_t restarts;
-	uint64_t runs;
-	Um__RunnerStatus ended; /* how it ended by itself; phase 0: it did not */
-	char ended_reason[MOVESEND_REASON];
-	uint64_t ended_generation;
-	uint64_t heard_at; /* loop time of the target's last word */
-	/* The job in the pool; one at a time. */
-	enum { IDLE, OPENING, BATCHING, ENDING, LOGGING } busy;
-	int job_rc;
-	struct err job_err;
-	/* The session. */
-	struct moveout *out;
-	struct moveout_batch batch;
-	struct movelog *log;
-	struct movelog_piece piece;
-	bool have_all, offered, up, heard, unavailable, batch_over, seal_sent, batch_waits,
-		piece_waits, logs_over;
-	uint64_t request, sent, acked, tries;
-	uint64_t round_began, round_last, next_at;
-	uint8_t digest[MOVE_DIGEST];
-};
-
-static void advance(struct movesend *s);
-
-static void release(struct movesend *s)
-{
-	moveout_close(s->out);
-	movelog_close(s->log);
-	free(s);
-}
 
 static void shut(struct movesend *s)
 {
@@ -61,7 +18,7 @@ static void shut(struct movesend *s)
 	s->sock = NULL;
 }
 
-static void fail(struct movesend *s, const struct err *err)
+void movesend_fail(struct movesend *s, const struct err *err)
 {
 	if (s->st.state == MS_FAILED || s->st.state == MS_SEALED)
 		return;
@@ -71,7 +28,7 @@ static void fail(struct movesend *s, const struct err *err)
 	s->ops->on_failed(s->arg, err);
 }
 
-static bool over(const struct movesend *s)
+bool movesend_over(const struct movesend *s)
 {
 	return s->closed || s->st.state == MS_FAILED || s->st.state == MS_SEALED;
 }
@@ -83,83 +40,6 @@ static int send_env(struct movesend *s, Um__Envelope *env, const void *bulk, siz
 	return zsock_send(s->sock, NULL, env, bulk, size, &err);
 }
 
-static void account(struct movesend *s)
-{
-	struct moveout_progress p;
-
-	if (!s->out)
-		return;
-	moveout_progress(s->out, &p);
-	s->st.bytes += p.bytes - s->st.progress.bytes;
-	s->st.wire_bytes += p.wire_bytes - s->st.progress.wire_bytes;
-	s->st.progress = p;
-}
-
-/* ---------------------------------------------------------------- the pool */
-
-static int work_log(struct movesend *s)
-{
-	if (!s->log) {
-		int rc = movelog_open(s->logs, s->config.move, &s->log, &s->job_err);
-
-		if (rc < 0)
-			return rc;
-	}
-	return movelog_next(s->log, &s->piece);
-}
-
-static void work(void *arg)
-{
-	struct movesend *s = arg;
-
-	s->job_err = ERR_INIT;
-	if (s->busy == OPENING)
-		s->job_rc = moveout_open(s->cow, s->config.move, &s->out, &s->job_err);
-	else if (s->busy == ENDING)
-		s->job_rc = moveout_last(s->out, &s->job_err);
-	else if (s->busy == LOGGING)
-		s->job_rc = work_log(s);
-	else
-		s->job_rc = moveout_batch(s->out, &s->batch, &s->job_err);
-}
-
-static void work_done(void *arg, bool cancelled)
-{
-	struct movesend *s = arg;
-	int was = (int)s->busy;
-
-	s->busy = IDLE;
-	if (s->closed || cancelled) {
-		if (s->closed)
-			release(s);
-		return;
-	}
-	if (s->job_rc < 0 && !s->restart) {
-		fail(s, &s->job_err);
-		return;
-	}
-	if (was == BATCHING)
-		account(s);
-	if (was == BATCHING && s->job_rc == 0)
-		s->batch_over = true;
-	if (was == LOGGING && s->job_rc == 0)
-		s->logs_over = true;
-	s->batch_waits = was == BATCHING && s->job_rc > 0;
-	s->piece_waits = was == LOGGING && s->job_rc > 0;
-	advance(s);
-}
-
-static void run(struct movesend *s, int what)
-{
-	struct err err = ERR_INIT;
-
-	s->busy = (unsigned)what;
-	if (loop_work_run(s->loop, "move", work, work_done, s, &err) < 0) {
-		s->busy = IDLE;
-		fail(s, &err);
-	}
-}
-
 /* ---------------------------------------------------------------- the session */
 
 static void begin_again(struct movesend *s)
@@ -167,7 +47,7 @@ static void begin_again(struct movesend *s)
 	uint32_t patience = s->last_asked ? s->config.last_patience_ms : s->config.patience_ms;
 	struct err err = ERR_INIT;
 
-	if (over(s))
+	if (movesend_over(s))
 		return;
 	s->st.breaks++;
 	if (s->heard)
@@ -177,11 +57,11 @@ static void begin_again(struct movesend *s)
 			s->unavailable		    ? "does not expect this guest"
 			: s->tries > MOVESEND_TRIES ? "breaks off again and again"
 						    : "does not answer");
-		fail(s, &err);
+		movesend_fail(s, &err);
 		return;
 	}
 	s->restart = true;
-	advance(s);
+	movesend_advance(s);
 }
 
 static void send_offer(struct movesend *s)
@@ -194,6 +74,8 @@ static void send_offer(struct movesend *s)
 	offer.disk_size = moveout_size(s->out);
 	offer.disk_generation = s->config.disk_generation;
 	offer.image_id = (ProtobufCBinaryData){.len = sizeof(s->image_id), .data = s->image_id};
+	offer.data_bytes = s->data_bytes;
+	offer.anew = s->anew;
 	env.body_case = UM__ENVELOPE__BODY_MOVE_OFFER;
 	env.move_offer = &offer;
 	/* Not connected yet: sent then (on_state()). */
@@ -215,9 +97,10 @@ static void reset(struct movesend *s)
 	s->have_all = s->batch_over = s->seal_sent = s->batch_waits = false;
 	s->offered = s->heard = s->piece_waits = s->logs_over = false;
 	s->sent = s->acked = 0;
-	s->round_last = 0;
+	moverate_anew(&s->rate);
+	memset(&s->log_mark, 0, sizeof(s->log_mark));
 	s->st.state = MS_CONNECT;
-	run(s, OPENING);
+	movesend_run(s, OPENING);
 }
 
 static void send_piece(struct movesend *s)
@@ -240,14 +123,10 @@ static void send_batch(struct movesend *s)
 	env.body_case = UM__ENVELOPE__BODY_MOVE_BLOCKS;
 	env.move_blocks = &s->batch.blocks;
 	s->batch_waits = false;
-	s->sent = s->batch.blocks.seq;
+	s->batch.blocks.seq = ++s->sent;
 	(void)send_env(s, &env, s->batch.bulk, s->batch.bulk_size);
 	loop_timer_arm(s->quiet, s->config.quiet_ms);
-	if (s->config.rate) {
-		uint64_t from = s->next_at > now ? s->next_at : now;
-
-		s->next_at = from + s->batch.blocks.raw_size * UINT64_C(1000) / s->config.rate;
-	}
+	moverate_sent(&s->rate, now, s->batch.blocks.raw_size);
 	crash_point("move-batch");
 }
 
@@ -259,7 +138,7 @@ static void send_seal(struct movesend *s)
 
 	if (s->st.state == MS_LAST) {
 		if (moveout_digest(s->out, s->digest, &err) < 0) {
-			fail(s, &err);
+			movesend_fail(s, &err);
 			return;
 		}
 		seal.digest = (ProtobufCBinaryData){.len = MOVE_DIGEST, .data = s->digest};
@@ -298,43 +177,44 @@ static void begin_round(struct movesend *s)
 {
 	struct err err = ERR_INIT;
 
-	s->batch_over = s->seal_sent = false;
+	s->batch_over = s->seal_sent = s->logs_over = false;
 	s->round_began = loop_now(s->loop);
+	s->rate.free = s->last_asked;
+	moverate_round(&s->rate, s->round_began);
 	if (s->last_asked) {
 		s->st.state = MS_LAST;
 		crash_point("move-last");
 		send_last(s);
-		run(s, ENDING);
+		movesend_run(s, ENDING);
 		return;
 	}
 	s->st.state = MS_ROUND;
 	if (moveout_round(s->out, &err) < 0)
-		fail(s, &err);
+		movesend_fail(s, &err);
 	else
-		run(s, BATCHING);
+		movesend_run(s, BATCHING);
 }
 
 /* Everything of the round is at the target, durably. */
 static void round_end(struct movesend *s)
 {
-	uint64_t ms = loop_now(s->loop) - s->round_began + 1;
-	uint64_t bytes = s->st.progress.round_bytes, expected;
-	bool shrinks = !s->round_last || bytes < s->round_last - s->round_last / 10;
+	const struct moveout_progress *p = &s->st.progress;
+	struct err err = ERR_INIT;
+	int more = moverate_end(&s->rate, loop_now(s->loop), p->round == 1, p->round_bytes, &err);
 
-	if (bytes >= MOVE_BATCH || !s->st.rate)
-		s->st.rate = bytes * 1000 / ms + 1;
-	/* The next round has what was written during this one: at most about as much as
-	 * this one had; and the disk is looked at once more. */
-	expected = s->st.progress.round == 1 ? UINT32_MAX : bytes * 1000 / s->st.rate;
-	s->st.expected_ms = expected < UINT32_MAX ? (uint32_t)expected : UINT32_MAX;
-	s->round_last = bytes ? bytes : 1;
+	s->st.rate = s->rate.measured;
+	s->st.expected_ms = s->rate.expected_ms;
 	crash_point("move-round");
-	if (s->last_asked || (expected > s->config.max_downtime_ms && shrinks &&
-				     s->st.progress.round < MOVESEND_ROUNDS)) {
+	if (s->last_asked || more > 0) {
 		begin_round(s);
 		return;
 	}
+	if (more < 0) {
+		movesend_fail(s, &err);
+		return;
+	}
 	s->st.state = MS_READY;
+	s->ready_at = loop_now(s->loop);
 	loop_timer_disarm(s->quiet);
 	s->ops->on_ready(s->arg);
 }
@@ -342,14 +222,15 @@ static void round_end(struct movesend *s)
 /* What was read is sent when the window and the rate let it; false: not yet. */
 static bool send_waiting(struct movesend *s)
 {
-	uint64_t now = loop_now(s->loop);
+	uint64_t wait;
 
 	if (!s->batch_waits && !s->piece_waits)
 		return true;
 	if (s->sent - s->acked >= MOVE_WINDOW)
 		return false;
-	if (s->next_at > now) {
-		loop_timer_arm(s->pace, s->next_at - now);
+	wait = moverate_wait(&s->rate, loop_now(s->loop), s->sent == s->acked);
+	if (wait) {
+		loop_timer_arm(s->pace, wait);
 		return false;
 	}
 	if (s->batch_waits)
@@ -359,10 +240,9 @@ static bool send_waiting(struct movesend *s)
 	return true;
 }
 
-/* Does what can be done now. */
-static void advance(struct movesend *s)
+void movesend_advance(struct movesend *s)
 {
-	if (over(s) || s->busy != IDLE)
+	if (movesend_over(s) || s->busy != IDLE)
 		return;
 	if (s->restart) {
 		reset(s);
@@ -380,9 +260,9 @@ static void advance(struct movesend *s)
 	if (!send_waiting(s))
 		return;
 	if (!s->batch_over)
-		run(s, BATCHING);
-	else if (s->st.state == MS_LAST && s->logs[0] && !s->logs_over)
-		run(s, LOGGING);
+		movesend_run(s, BATCHING);
+	else if (s->logs[0] && !s->logs_over)
+		movesend_run(s, LOGGING);
 	else if (!s->seal_sent && s->sent == s->acked)
 		send_seal(s);
 }
@@ -402,7 +282,7 @@ static void on_ack(struct movesend *s, const Um__MoveAck *ack)
 	if (ack->durable && s->seal_sent && s->st.state == MS_ROUND)
 		round_end(s);
 	else
-		advance(s);
+		movesend_advance(s);
 }
 
 static void on_sealed(struct movesend *s, const Um__MoveSealed *sealed)
@@ -414,7 +294,7 @@ static void on_sealed(struct movesend *s, const Um__MoveSealed *sealed)
 	if (sealed->digest.len != MOVE_DIGEST ||
 		memcmp(sealed->digest.data, s->digest, MOVE_DIGEST) != 0) {
 		(void)err_set(&err, -EBADMSG, "the target sealed another disk");
-		fail(s, &err);
+		movesend_fail(s, &err);
 		return;
 	}
 	s->st.state = MS_SEALED;
@@ -439,7 +319,7 @@ static void on_error(struct movesend *s, const Um__Error *error)
 		return;
 	}
 	(void)err_set(&err, wire_errno_from_code(error->code), "the target: %s", error->message);
-	fail(s, &err);
+	movesend_fail(s, &err);
 }
 
 static void on_message(void *arg, struct zsock *sock, const struct zpeer *peer,
@@ -453,7 +333,7 @@ static void on_message(void *arg, struct zsock *sock, const struct zpeer *peer,
 	(void)bulk;
 	(void)bulk_size;
 	/* An answer to a session that is over. */
-	if (over(s) || s->restart || env->id != s->request)
+	if (movesend_over(s) || s->restart || env->id != s->request)
 		return;
 	if (env->body_case == UM__ENVELOPE__BODY_ERROR) {
 		on_error(s, env->error);
@@ -468,13 +348,14 @@ static void on_message(void *arg, struct zsock *sock, const struct zpeer *peer,
 		s->busy == IDLE) {
 		loop_timer_arm(s->quiet, s->config.quiet_ms);
 		if (moveout_have(s->out, env->move_have, &err) < 0) {
-			fail(s, &err);
+			movesend_fail(s, &err);
 			return;
 		}
 		s->have_all = !env->more;
 		if (s->have_all) {
+			s->anew = false;
 			crash_point("move-have");
-			advance(s);
+			movesend_advance(s);
 		}
 	} else if (env->body_case == UM__ENVELOPE__BODY_MOVE_ACK) {
 		on_ack(s, env->move_ack);
@@ -493,7 +374,7 @@ static void on_state(void *arg, struct zsock *sock, bool up, const char *detail)
 	s->up = up;
 	/* What was on its way is lost; READY has nothing on its way. */
 	if (up && s->st.state == MS_CONNECT && !s->offered)
-		advance(s);
+		movesend_advance(s);
 	if (was && !up && s->st.state == MS_READY)
 		s->restart = true;
 	else if (was && !up)
@@ -507,7 +388,7 @@ static void on_quiet(void *arg)
 
 static void on_pace(void *arg)
 {
-	advance(arg);
+	movesend_advance(arg);
 }
 
 /* ---------------------------------------------------------------- life */
@@ -550,6 +431,7 @@ int movesend_open(struct loop *loop, struct zctx *zctx, const struct movesend_co
 		s->config.patience_ms = MOVESEND_PATIENCE_MS;
 	if (!s->config.last_patience_ms)
 		s->config.last_patience_ms = MOVESEND_LAST_PATIENCE_MS;
+	moverate_init(&s->rate, config->rate, config->max_downtime_ms, config->strict);
 	s->heard_at = loop_now(loop);
 	s->ops = ops;
 	s->arg = arg;
@@ -581,29 +463,49 @@ void movesend_ended(struct movesend *send, const Um__RunnerStatus *last, uint64_
 
 void movesend_last(struct movesend *send, uint32_t restarts, uint64_t runs)
 {
-	if (over(send) || send->last_asked)
+	if (movesend_over(send) || send->last_asked)
 		return;
 	send->last_asked = true;
 	send->restarts = restarts;
 	send->runs = runs;
 	/* While all waited for the guest nothing was to be heard. */
 	send->heard_at = loop_now(send->loop);
-	/* In the middle of a round: it ends first. */
-	if (send->st.state != MS_READY || send->busy != IDLE)
+	send->rate.free = true;
+	loop_timer_disarm(send->pace);
+	if (send->busy != IDLE)
 		return;
+	/* In the middle of a round: it ends first, as fast as it can. */
+	if (send->st.state == MS_READY && !send->restart)
+		begin_round(send);
+	else if (send->restart || send->st.state == MS_ROUND)
+		movesend_advance(send);
+}
+
+bool movesend_fresh(const struct movesend *send)
+{
+	return send->st.state == MS_READY && send->up && !send->restart &&
+	       loop_now(send->loop) - send->ready_at < MOVESEND_FRESH_MS;
+}
+
+void movesend_again(struct movesend *send)
+{
+	if (movesend_over(send) || send->st.state != MS_READY || send->busy != IDLE ||
+		movesend_fresh(send))
+		return;
+	send->heard_at = loop_now(send->loop);
+	moverate_anew(&send->rate);
 	if (send->restart)
-		advance(send);
+		movesend_advance(send);
 	else
 		begin_round(send);
 }
 
 void movesend_set_rate(struct movesend *send, uint64_t rate)
 {
-	send->config.rate = rate;
-	send->next_at = 0;
+	moverate_set(&send->rate, rate);
 	loop_timer_disarm(send->pace);
 	if (send->batch_waits)
-		advance(send);
+		movesend_advance(send);
 }
 
 void movesend_status(const struct movesend *send, struct movesend_status *out)
@@ -625,5 +527,5 @@ void movesend_close(struct movesend *send)
 	loop_timer_close(send->pace);
 	send->quiet = send->pace = NULL;
 	if (send->busy == IDLE)
-		release(send);
+		movesend_release(send);
 }

@@ -5,11 +5,15 @@
  *   state    meaning                                        left when
  *   CONNECT  no answer from the target yet                  MoveHave's last part is in
  *   ROUND    batches go; at most MOVE_WINDOW unconfirmed    all are confirmed, durably
- *   READY    on_ready was called: the rest is small; the    movesend_last()
+ *   READY    on_ready was called: the rest is small; the    movesend_last(), movesend_again()
  *            caller flushes and stops the guest
  *   LAST     the guest has ended; last difference           MoveSealed
  *   SEALED   on_sealed was called: the target has it all    -
  *   FAILED   on_failed was called                           -
+ *
+ * The rate is kept while the guest runs, and forgotten in LAST.  READY comes when the last
+ * difference is expected to take less than `max_downtime_ms`, or more rounds do not help;
+ * with `strict` that is FAILED (moverate.h).
  *
  * A break of the connection, or MOVESEND_QUIET_MS without a word from the target,
  * leads to CONNECT; what was confirmed is not sent again.  FAILED after
@@ -17,6 +21,9 @@
  * when nothing was heard for `patience_ms` (`last_patience_ms` while the guest stands
  * still).  An Error from the target, or one of reading here: FAILED at once; but one
  * that says UNAVAILABLE to the offer only means to ask again.
+ *
+ * A copy with a block that this disk has not is of another disk, or was spoiled: once in a
+ * session's life it is made anew, and in LAST only one of at most MOVESEND_ANEW bytes.
  *
  * On the loop's thread; files are read in the pool.
  */
@@ -31,7 +38,8 @@
 #define MOVESEND_PATIENCE_MS 60000
 #define MOVESEND_LAST_PATIENCE_MS 15000
 #define MOVESEND_TRIES 5
-#define MOVESEND_ROUNDS 10 /* at most, before READY */
+#define MOVESEND_FRESH_MS 2000
+#define MOVESEND_ANEW (UINT64_C(256) << 20)
 
 struct movesend;
 
@@ -47,6 +55,7 @@ struct movesend_config {
 	const uint8_t *secret_key, *public_key, *server_key;
 	uint64_t rate;				/* bytes a second before zstd; 0: no limit */
 	uint32_t max_downtime_ms;		/* of the copying alone */
+	bool strict;				/* it is a wish of the user's, no habit of ours */
 	uint32_t quiet_ms;			/* 0: MOVESEND_QUIET_MS */
 	uint32_t patience_ms, last_patience_ms; /* 0: as above */
 };
@@ -56,6 +65,9 @@ struct movesend_ops {
 	void (*on_ready)(void *arg);
 	void (*on_sealed)(void *arg, const uint8_t digest[MOVE_DIGEST]);
 	void (*on_failed)(void *arg, const struct err *err);
+	/* The last that is called, after movesend_close() or from inside it: until then the
+	 * disk may be open, and locked.  May be NULL. */
+	void (*on_released)(void *arg);
 };
 
 struct movesend_status {
@@ -76,9 +88,15 @@ void movesend_ended(struct movesend *send, const Um__RunnerStatus *last, uint64_
 /* The guest's kernel has ended, after so many restarts and runs.  From any state before
  * SEALED; once. */
 void movesend_last(struct movesend *send, uint32_t restarts, uint64_t runs);
+/* READY, the target is there, and what has changed since can only be little: now the guest
+ * may be stopped. */
+bool movesend_fresh(const struct movesend *send);
+/* From READY that is not fresh: another round, or a connection and a round; on_ready comes
+ * again.  Nothing in other states. */
+void movesend_again(struct movesend *send);
 void movesend_set_rate(struct movesend *send, uint64_t rate);
 void movesend_status(const struct movesend *send, struct movesend_status *out);
-/* No callback comes any more; the memory goes when the pool is done with it. */
+/* No callback but on_released comes any more; the memory goes when the pool is done with it. */
 void movesend_close(struct movesend *send); /* NULL is fine */
 
 #endif

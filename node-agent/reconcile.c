@@ -63,6 +63,8 @@ enum reconcile_step reconcile_next(
 		return RECONCILE_NOTHING;
 	if (!have->artefacts)
 		return RECONCILE_FETCH;
+	if (have->disk_open)
+		return RECONCILE_NOTHING;
 	if (have->takes || !have->disk_checked || have->disk_generation != want->disk_generation)
 		return RECONCILE_DISK;
 	return have->slot ? RECONCILE_START : RECONCILE_QUEUE;

@@ -16,7 +16,8 @@
  *                  running, not yet its turn   WAIT (back-off), or NOTHING (ended for
  *                                              good, or starts are held)
  *                  running                     SAVE, FETCH, DISK, QUEUE, START, in this
- *                                              order, each when it is not done yet
+ *                                              order, each when it is not done yet; no
+ *                                              DISK and no START while it is open elsewhere
  */
 #ifndef UMLAUT_NODE_AGENT_RECONCILE_H
 #define UMLAUT_NODE_AGENT_RECONCILE_H
@@ -57,6 +58,7 @@ struct reconcile_have {
 	bool takes;		  /* its disk came from another host, and is to be taken */
 	bool moves;		  /* it is to move, and so needs a disk, also when it never ran */
 	bool disk_checked;	  /* it was seen to since the agent's start */
+	bool disk_open;		  /* a move that has ended has not let go of it yet */
 	bool slot;		  /* it is its turn to boot */
 	bool hold;		  /* nothing may be started (the host has just booted) */
 };

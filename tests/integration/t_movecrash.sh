@@ -105,10 +105,10 @@ interrupted_back() { # SIDE POINT PHASE
 	settled "$1 at $2" cancelled
 }
 
-for point in move-offer move-have move-batch move-batch:3 move-round move-stopped move-last move-seal move-remove move-removed; do
+for point in move-offer move-have move-batch move-batch:3 move-round move-flush move-frozen move-stopped move-last move-seal move-remove move-removed; do
 	interrupted source $point
 done
-for point in move-accept move-write move-write:3 move-sync move-sealed move-rename move-start; do
+for point in move-fetched move-prepare move-prepared move-accept move-write move-write:3 move-sync move-sealed move-rename move-start; do
 	interrupted target $point
 done
 for point in move-record move-freeze move-commit move-drop move-done; do

@@ -122,6 +122,12 @@ int imgstore_sized(struct imgstore *s, const uint8_t id[MANIFEST_HASH], uint64_t
 	return imgstore_path(s, id, path, err);
 }
 
+int imgstore_checked(struct imgstore *s, const uint8_t id[MANIFEST_HASH], uint64_t size,
+	char path[PATH_MAX], struct err *err)
+{
+	return imgstore_sized(s, id, size, path, err);
+}
+
 int imgstore_info(struct imgstore *s, const uint8_t id[MANIFEST_HASH], struct imgstore_info *out,
 	struct err *err)
 {

@@ -211,6 +211,19 @@ void movesend_last(struct movesend *s, uint32_t restarts, uint64_t runs)
 		loop_timer_arm(s->timer, 1);
 }
 
+bool movesend_fresh(const struct movesend *s)
+{
+	return s->state == MS_READY && s->welcome;
+}
+
+void movesend_again(struct movesend *s)
+{
+	if (s->state != MS_READY || movesend_fresh(s))
+		return;
+	s->state = MS_ROUND;
+	s->heard = loop_now(s->loop);
+}
+
 void movesend_set_rate(struct movesend *s, uint64_t rate)
 {
 	s->config.rate = rate;
@@ -225,11 +238,16 @@ void movesend_status(const struct movesend *s, struct movesend_status *out)
 
 void movesend_close(struct movesend *s)
 {
+	const struct movesend_ops *ops = s ? s->ops : NULL;
+	void *arg = s ? s->arg : NULL;
+
 	if (!s)
 		return;
 	zsock_close(s->sock, 0);
 	loop_timer_close(s->timer);
 	free(s);
+	if (ops->on_released)
+		ops->on_released(arg);
 }
 
 /* ---------------------------------------------------------------- the target */
@@ -352,5 +370,10 @@ uint64_t moverecv_written(const struct moverecv *r)
 
 void moverecv_close(struct moverecv *r)
 {
+	const struct moverecv_ops *ops = r ? r->ops : NULL;
+	void *arg = r ? r->arg : NULL;
+
 	free(r);
+	if (ops && ops->on_released)
+		ops->on_released(arg);
 }

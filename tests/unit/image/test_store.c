@@ -345,6 +345,74 @@ static void test_many(void **state)
 	imgstore_close(store);
 }
 
+/* A bit of the file turns over, as it does: neither size nor mtime say so. */
+static void rot(const char *path, off_t at)
+{
+	struct timespec times[2] = {{.tv_sec = IMGSTORE_MTIME}, {.tv_sec = IMGSTORE_MTIME}};
+	uint8_t byte;
+	int fd;
+
+	assert_int_equal(chmod(path, 0644), 0);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(pread(fd, &byte, 1, at), 1);
+	byte ^= 4;
+	assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+	assert_int_equal(fchmod(fd, 0444), 0);
+	assert_int_equal(futimens(fd, times), 0);
+	(void)close(fd);
+}
+
+/* The file that a disk really stands on is looked at, not only the artefact. */
+static void test_checked(void **state)
+{
+	struct kit *kit = *state;
+	struct imgstore *store = kit_store(kit, "store");
+	struct err err = ERR_INIT;
+	uint8_t id[MANIFEST_HASH], sparse[MANIFEST_HASH];
+	char path[PATH_MAX], data[PATH_MAX];
+	struct stat before, after;
+	off_t at[] = {1000, 0, (1 << 30) - 10};
+
+	kit_make(kit, "f", 4, 512);
+	at[1] = (off_t)kit->size + 3; /* behind the artefact */
+	assert_int_equal(imgstore_add_file(store, kit_path(kit, "f"), id, &err), 0);
+	assert_int_equal(imgstore_checked(store, id, 0, data, &err), 0);
+	assert_non_null(strstr(data, "/data"));
+	assert_int_equal(imgstore_checked(store, id, 1 << 30, path, &err), 0);
+	for (size_t i = 0; i < sizeof(at) / sizeof(at[0]); i++) {
+		assert_int_equal(stat(path, &before), 0);
+		assert_int_equal(imgstore_checked(store, id, 1 << 30, path, &err), 0);
+		assert_int_equal(stat(path, &after), 0);
+		assert_int_equal(before.st_ino, after.st_ino);
+		rot(path, at[i]);
+		/* Size and mtime are enough for those who only want it. */
+		assert_int_equal(imgstore_sized(store, id, 1 << 30, path, &err), 0);
+		assert_int_equal(imgstore_checked(store, id, 1 << 30, path, &err), 0);
+		assert_int_equal(stat(path, &after), 0);
+		assert_int_not_equal(before.st_ino, after.st_ino);
+		assert_int_equal(truncate(path, (off_t)kit->size), 0);
+		kit_same_file(kit, path);
+		assert_int_equal(imgstore_checked(store, id, 1 << 30, path, &err), 0);
+	}
+	/* With a hole before data. */
+	assert_int_equal(truncate(kit_path(kit, "f"), 0), 0);
+	assert_int_equal(truncate(kit_path(kit, "f"), 6 * MANIFEST_CHUNK), 0);
+	rot(kit_path(kit, "f"), 5 * MANIFEST_CHUNK);
+	assert_int_equal(imgstore_add_file(store, kit_path(kit, "f"), sparse, &err), 0);
+	assert_int_equal(imgstore_checked(store, sparse, 0, path, &err), 0);
+	rot(path, 2 * MANIFEST_CHUNK);
+	assert_int_equal(imgstore_checked(store, sparse, 0, path, &err), -EBADMSG);
+	assert_int_equal(imgstore_checked(store, id, 1 << 30, path, &err), 0);
+	rot(data, 1000);
+	assert_int_equal(imgstore_checked(store, id, 0, data, &err), -EBADMSG);
+	/* Good as it was made; but from what is bad now it cannot be made again. */
+	assert_int_equal(imgstore_checked(store, id, 1 << 30, path, &err), 0);
+	rot(path, 1000);
+	assert_int_equal(imgstore_checked(store, id, 1 << 30, path, &err), -EBADMSG);
+	imgstore_close(store);
+}
+
 static void test_sized(void **state)
 {
 	struct kit *kit = *state;
@@ -463,6 +531,7 @@ int main(void)
 		T(test_damaged_whole),
 		T(test_local_chunks),
 		T(test_many),
+		T(test_checked),
 		T(test_sized),
 		T(test_kernel),
 		cmocka_unit_test_setup_teardown(test_disk_full, kit_setup, disk_teardown),

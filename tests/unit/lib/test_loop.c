@@ -313,6 +313,8 @@ static void test_work(void **state)
 struct gate {
 	int fd;
 	int done, cancelled;
+	unsigned *left; /* may be NULL; `*busy` ends with the last of them */
+	bool *busy;
 };
 
 static void gate_work(void *arg)
@@ -329,6 +331,45 @@ static void gate_done(void *arg, bool cancelled)
 
 	gate->done++;
 	gate->cancelled += cancelled;
+	if (gate->left && --*gate->left == 0)
+		*gate->busy = false;
+}
+
+/* Short work finds a thread, however much heavy work there is; all of that runs. */
+static void test_heavy(void **state)
+{
+	struct gate gates[20] = {0};
+	struct world w;
+	unsigned left = 10;
+	int pipes[2], cancelled = 0;
+
+	(void)state;
+	world_open(&w);
+	assert_int_equal(pipe2(pipes, O_CLOEXEC), 0);
+	for (size_t i = 0; i < UNIT_COUNT(gates); i++) {
+		gates[i] = (struct gate){.fd = pipes[0], .left = &left, .busy = &w.busy};
+		assert_int_equal(
+			loop_heavy_run(w.loop, "gate", gate_work, gate_done, &gates[i], NULL), 0);
+	}
+	w.busy = true;
+	assert_int_equal(loop_work_run(w.loop, "work", work, work_done, &w, NULL), 0);
+	loop_run_while(w.loop, &w.busy);
+	assert_int_equal(w.runs, 1);
+	assert_int_equal(left, 10);
+	w.busy = true;
+	assert_int_equal(write(pipes[1], "..........", 10), 10);
+	loop_run_while(w.loop, &w.busy);
+	assert_int_equal(left, 0);
+	/* The others are told at the end; two of them may be under way. */
+	assert_int_equal(write(pipes[1], "..", 2), 2);
+	world_close(&w);
+	for (size_t i = 0; i < UNIT_COUNT(gates); i++) {
+		assert_int_equal(gates[i].done, 1);
+		cancelled += gates[i].cancelled;
+	}
+	assert_true(cancelled >= 8);
+	(void)close(pipes[0]);
+	(void)close(pipes[1]);
 }
 
 /* Freed with work under way and work still queued: each is told so, once. */
@@ -590,6 +631,7 @@ int main(void)
 		cmocka_unit_test(test_signal),
 		cmocka_unit_test(test_defer),
 		cmocka_unit_test(test_work),
+		cmocka_unit_test(test_heavy),
 		cmocka_unit_test(test_work_at_free),
 		cmocka_unit_test(test_child_status),
 		cmocka_unit_test(test_child_surroundings),

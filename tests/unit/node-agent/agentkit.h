@@ -75,6 +75,7 @@ struct fake {
 	uint64_t lease_until; /* 0: none yet */
 	char opened[16];
 	unsigned data_bytes;
+	unsigned locked; /* starts that found the disk locked: movekit.h */
 };
 
 static inline void fake_event(struct fake *f)

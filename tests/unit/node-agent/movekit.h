@@ -70,6 +70,22 @@ static inline int kit_send(struct driver_run *run, Um__Envelope *env, struct err
 	return 0;
 }
 
+/* The kernel takes the lock on its disk, or does not boot. */
+static inline int kit_start_run(void *self, struct loop *loop, const char *dir,
+	const Um__RunnerSpec *spec, const struct driver_events *events, void *arg,
+	struct driver_run **out, struct err *err)
+{
+	struct fake *f = self;
+	struct cow *cow = NULL;
+	char path[PATH_MAX];
+
+	(void)snprintf(path, sizeof(path), "%s/cow", dir);
+	if (cow_open(path, true, &cow, NULL) == -EBUSY)
+		f->locked++;
+	cow_close(cow);
+	return fake_start(self, loop, dir, spec, events, arg, out, err);
+}
+
 static inline void kit_on_term(void *arg, int signum)
 {
 	(void)signum;
@@ -118,6 +134,7 @@ static inline void kit_agent(int argc, char **argv)
 		exit(3);
 	ops.disk = kit_disk;
 	ops.send = kit_send;
+	ops.start = kit_start_run;
 	driver.self = fake;
 	for (size_t i = 0; i < KIT_MAX; i++)
 		fake->runners[i].run = NULL;
@@ -170,7 +187,7 @@ struct host {
 	uint64_t guest_epoch;
 	uint32_t restarts;
 	Um__Phase guest_phase;
-	bool has_move, failed, small, sealed, ready;
+	bool has_move, failed, small, sealed, ready, frozen;
 	char reason[256];
 	uint64_t wire_bytes, bytes;
 	uint8_t digest[32];
@@ -194,9 +211,11 @@ struct world {
 	bool ended; /* by itself, before it moves */
 	uint64_t epoch, counter, move;
 	uint64_t rate;
+	uint64_t disk_bytes; /* of the guest, in the place of its image's; 0 */
 	enum phase phase;
-	bool cancel; /* instead of the handover */
-	bool hold;   /* no freeze yet */
+	bool cancel;	    /* instead of the handover */
+	bool cancel_frozen; /* as soon as the guest has ended */
+	bool hold;	    /* no freeze yet */
 	void (*on_small)(struct world *w);
 	void (*on_sealed)(struct world *w); /* the guest is stopped, both sides are equal */
 	/* Real agents with real guests: where the programs are; NULL: pretended ones. */
@@ -386,6 +405,7 @@ static inline void kit_wish(struct world *w, struct wish *x, uint64_t epoch, uin
 	x->spec.memory_bytes = 64 << 20;
 	if (w->never)
 		x->spec.restart = UM__RESTART_POLICY__RESTART_NEVER;
+	x->spec.disk_bytes = w->disk_bytes;
 	if (w->script)
 		x->spec.run = (char *)(uintptr_t)w->script;
 	x->guest.uid = GUEST;
@@ -468,6 +488,8 @@ static inline void kit_drive(struct world *w)
 		if (w->on_small)
 			w->on_small(w);
 		kit_phase(w, FREEZE);
+	} else if (w->phase == FREEZE && s->frozen && w->cancel_frozen) {
+		kit_phase(w, BACK);
 	} else if (w->phase == FREEZE && s->sealed && t->sealed) {
 		assert_memory_equal(s->digest, t->digest, 32);
 		if (w->on_sealed)
@@ -520,6 +542,7 @@ static inline void kit_move(struct world *w, struct host *h, const Um__MoveObser
 	h->small = o->state == UM__MOVE_STATE__MOVE_SMALL;
 	h->sealed = o->state == UM__MOVE_STATE__MOVE_SEALED;
 	h->ready = o->state == UM__MOVE_STATE__MOVE_READY;
+	h->frozen = o->state == UM__MOVE_STATE__MOVE_FROZEN;
 	h->wire_bytes = o->wire_bytes > h->wire_bytes ? o->wire_bytes : h->wire_bytes;
 	h->bytes = o->bytes_total > h->bytes ? o->bytes_total : h->bytes;
 	if (o->reason[0])
@@ -544,7 +567,8 @@ static inline void kit_hello(struct world *w, const struct zpeer *peer, const Um
 	memcpy(h->key, hello->facts->pubkey.data, 32);
 	(void)snprintf(h->endpoint, sizeof(h->endpoint), "%s", hello->facts->peer_endpoint);
 	/* What is not in it is not there. */
-	h->has_guest = h->has_move = h->failed = h->small = h->sealed = h->ready = false;
+	h->has_guest = h->has_move = h->failed = h->small = h->sealed = h->ready = h->frozen =
+		false;
 	for (size_t i = 0; i < hello->n_guests; i++)
 		kit_guest(h, hello->guests[i]);
 	for (size_t i = 0; i < hello->n_moves; i++)
@@ -624,6 +648,8 @@ static inline void kit_tick(void *arg)
 	/* Never two, whatever happens. */
 	if (kit_alive(&w->hosts[0]) + kit_alive(&w->hosts[1]) > 1)
 		fail_msg("the guest runs twice");
+	if (w->hosts[0].fake->locked + w->hosts[1].fake->locked)
+		fail_msg("the guest is started while its disk is locked");
 	kit_drive(w);
 	if (proc_mono_ms() > w->deadline) {
 		w->timed_out = true;
@@ -676,7 +702,7 @@ static inline void kit_migrate(struct world *w)
 		w->hosts[i].reason[0] = '\0';
 		w->hosts[i].wire_bytes = w->hosts[i].bytes = 0;
 		w->hosts[i].failed = w->hosts[i].small = w->hosts[i].sealed = false;
-		w->hosts[i].ready = false;
+		w->hosts[i].ready = w->hosts[i].frozen = false;
 	}
 	kit_phase(w, PREPARE);
 	kit_run(w);

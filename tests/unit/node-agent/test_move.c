@@ -10,6 +10,7 @@
 #include "guest/cow.h"
 #include "lib/buf.h"
 #include "node-agent/movein.h"
+#include "node-agent/movelog.h"
 #include "node-agent/moveout.h"
 
 #define DISK (48u << 20)
@@ -212,6 +213,64 @@ static void pass_round(struct moveout *out, struct movein *in)
 
 	while (pass_batch(out, in, false, &result))
 		assert_int_equal(result, 0);
+}
+
+/* In turns of a moment: everything is the same, in many of them. */
+static void test_slices(void **state)
+{
+	unsigned turns[4] = {0};
+	struct moveout_batch batch;
+	uint8_t digest[MOVE_DIGEST];
+	struct moveout *out;
+	struct movein *in;
+	int rc, result = 0;
+
+	(void)state;
+	scribble(from, 3000);
+	out = must_out();
+	in = must_in();
+	ok(moveout_round(out, &err));
+	pass_round(out, in);
+	moveout_slice(out, 1);
+	movein_slice(in, 1);
+	/* Nothing changed: a whole look, and no batch. */
+	ok(moveout_round(out, &err));
+	while ((rc = moveout_batch(out, &batch, NULL)) != 0) {
+		assert_int_equal(rc, MOVE_MORE);
+		turns[0]++;
+	}
+	while ((rc = movein_prove(in, NULL)) == MOVE_MORE)
+		turns[1]++;
+	assert_int_equal(rc, 0);
+	scribble(from, 30);
+	ok(moveout_last(out, &err));
+	while ((rc = moveout_batch(out, &batch, NULL)) != 0) {
+		assert_true(rc == 1 || rc == MOVE_MORE);
+		if (rc == 1) {
+			result =
+				movein_blocks(in, &batch.blocks, batch.bulk, batch.bulk_size, NULL);
+			assert_int_equal(result, 0);
+		}
+	}
+	ok(moveout_digest(out, digest, &err));
+	while ((rc = movein_seal(in, digest, NULL)) == MOVE_MORE)
+		turns[2]++;
+	assert_int_equal(rc, 0);
+	movein_close(in);
+	/* What a new session hears is all that there is. */
+	moveout_close(out);
+	out = must_out();
+	in = must_in();
+	movein_slice(in, 1);
+	while ((rc = movein_have(in, pass_have, out, NULL)) == MOVE_MORE)
+		turns[3]++;
+	assert_int_equal(rc, 0);
+	ok(moveout_round(out, &err));
+	assert_int_equal(moveout_batch(out, &batch, NULL), 0);
+	moveout_close(out);
+	movein_close(in);
+	assert_true(turns[0] > 1 && turns[1] > 1 && turns[3] > 1);
+	assert_same();
 }
 
 static void finish(struct moveout *out, struct movein *in)
@@ -610,6 +669,67 @@ static void test_live(void **state)
 	assert_same();
 }
 
+/* What a look at the log sends goes over; returns how many bytes of text that were. */
+static size_t pass_log(struct movelog_mark *mark, const char *source, const char *target)
+{
+	struct movelog *log = NULL;
+	struct movelog_piece piece;
+	size_t bytes = 0;
+
+	ok(movelog_open(source, MOVE, mark, &log, &err));
+	while (movelog_next(log, &piece) > 0) {
+		ok(movelog_take(target, &piece.log, piece.bulk, piece.bulk_size, &err));
+		bytes += piece.log.raw_size;
+	}
+	movelog_close(log);
+	ok(movelog_sync(target, &err));
+	return bytes;
+}
+
+static void assert_same_log(const char *source, const char *target, const char *name)
+{
+	char a[160], b[160];
+
+	(void)snprintf(a, sizeof(a), "%s/%s", source, name);
+	(void)snprintf(b, sizeof(b), "%s/%s", target, name);
+	assert_int_equal(kit_run("cmp", a, b), 0);
+}
+
+/* Each look sends what came since; after a rotation, each file whole. */
+static void test_log(void **state)
+{
+	char source[128], target[128], path[160], old[160];
+	struct movelog_mark mark = {0};
+	static char text[3 << 20];
+	int fd;
+
+	(void)state;
+	memset(text, 'l', sizeof(text));
+	(void)snprintf(source, sizeof(source), "%s/s", dir.path);
+	(void)snprintf(target, sizeof(target), "%s/t", dir.path);
+	(void)snprintf(path, sizeof(path), "%s/console.log", source);
+	(void)snprintf(old, sizeof(old), "%s/console.log.1", source);
+	assert_int_equal(mkdir(source, 0700), 0);
+	assert_int_equal(mkdir(target, 0700), 0);
+	assert_int_equal(pass_log(&mark, source, target), 0);
+	kit_write(path, text, sizeof(text), 0600);
+	kit_write(old, text, 5000, 0600);
+	assert_int_equal(pass_log(&mark, source, target), sizeof(text) + 5000);
+	assert_int_equal(pass_log(&mark, source, target), 0);
+	fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
+	assert_int_equal(write(fd, "the end\n", 8), 8);
+	(void)close(fd);
+	assert_int_equal(pass_log(&mark, source, target), 8);
+	assert_same_log(source, target, "console.log");
+	assert_same_log(source, target, "console.log.1");
+	/* The new one is empty: so is what is there. */
+	assert_int_equal(rename(path, old), 0);
+	kit_write(path, text, 0, 0600);
+	assert_int_equal(pass_log(&mark, source, target), sizeof(text) + 8);
+	assert_same_log(source, target, "console.log");
+	assert_same_log(source, target, "console.log.1");
+}
+
 /* Messages of an enemy: any bytes turned, nothing but -EBADMSG or a good batch. */
 static void test_hostile(void **state)
 {
@@ -657,6 +777,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_rounds, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_slices, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_empty, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_resume, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_torn, setup, teardown),
@@ -667,6 +788,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_disk_full, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_foreign, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_live, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_log, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_hostile, setup, teardown),
 	};
 

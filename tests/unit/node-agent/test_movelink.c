@@ -3,6 +3,7 @@
 #include "tests/unit/guest/umlkit.h"
 
 #include <openssl/sha.h>
+#include <uv.h>
 
 #include "guest/cow.h"
 #include "node-agent/moverecv.h"
@@ -26,6 +27,13 @@ struct world {
 	unsigned batches, offers;
 	unsigned cut_after; /* batches, then the target restarts; 0: never */
 	bool source_restarts, mute;
+	bool strict;
+	uint64_t last_at, last_ms; /* the stop, and how long what came then took */
+	unsigned writes;	   /* pieces before the stop; 0: 20 */
+	unsigned readies, again;   /* READYs to be left by another round */
+	struct loop_timer *stop;
+	bool released, let_go;
+	uint32_t most_ms;
 	bool timed_out, ready, sealed_there, sealed_here, failed;
 	uint64_t epoch, rate;
 	char why[ERR_MSG_SIZE];
@@ -109,9 +117,17 @@ static void there_sealed(void *arg, const uint8_t digest[MOVE_DIGEST])
 	w->recv = NULL;
 }
 
+static void there_released(void *arg)
+{
+	struct world *w = arg;
+
+	w->let_go = true;
+}
+
 static void open_recv(struct world *w)
 {
-	static const struct moverecv_ops ops = {.on_sealed = there_sealed};
+	static const struct moverecv_ops ops = {
+		.on_sealed = there_sealed, .on_released = there_released};
 	struct moverecv_config config = {.move = UID,
 		.epoch = 5,
 		.disk_generation = 1,
@@ -122,14 +138,31 @@ static void open_recv(struct world *w)
 	ok(moverecv_open(w->loop, &config, &ops, w, &w->recv, &err));
 }
 
+/* The guest has written since, and then ended. */
+static void on_stop(void *arg)
+{
+	struct world *w = arg;
+
+	if (!movesend_fresh(w->send)) {
+		movesend_again(w->send);
+		return;
+	}
+	scribble(w->writes ? w->writes : 20);
+	w->last_at = kit_now_ms();
+	movesend_last(w->send, 0, 0);
+}
+
 static void on_ready(void *arg)
 {
 	struct world *w = arg;
 
-	/* The guest has written since, and then ended. */
 	w->ready = true;
-	scribble(20);
-	movesend_last(w->send, 0, 0);
+	w->readies++;
+	assert_true(movesend_fresh(w->send));
+	if (w->readies <= w->again)
+		loop_timer_arm(w->stop, MOVESEND_FRESH_MS + 100);
+	else
+		on_stop(w);
 }
 
 static void on_sealed(void *arg, const uint8_t digest[MOVE_DIGEST])
@@ -138,6 +171,7 @@ static void on_sealed(void *arg, const uint8_t digest[MOVE_DIGEST])
 
 	(void)digest;
 	w->sealed_here = true;
+	w->last_ms = kit_now_ms() - w->last_at;
 	loop_stop(w->loop);
 }
 
@@ -150,9 +184,16 @@ static void on_failed(void *arg, const struct err *err)
 	loop_stop(w->loop);
 }
 
+static void on_released(void *arg)
+{
+	struct world *w = arg;
+
+	w->released = true;
+}
+
 static void open_send(struct world *w)
 {
-	static const struct movesend_ops ops = {on_ready, on_sealed, on_failed};
+	static const struct movesend_ops ops = {on_ready, on_sealed, on_failed, on_released};
 	struct movesend_config config = {.cow = from,
 		.move = UID,
 		.epoch = w->epoch,
@@ -160,7 +201,8 @@ static void open_send(struct world *w)
 		.image_id = image,
 		.endpoint = endpoint,
 		.rate = w->rate,
-		.max_downtime_ms = 200,
+		.max_downtime_ms = w->most_ms ? w->most_ms : 200,
+		.strict = w->strict,
 		.quiet_ms = w->cut_after || w->mute || w->offers ? 1000 : 20000,
 		.patience_ms = w->mute ? 3500 : 0};
 
@@ -214,6 +256,7 @@ static void begin(struct world *w)
 	ok(zctx_new(&w->zctx, &err));
 	ok(loop_timer_open(w->loop, "deadline", on_deadline, w, &w->deadline, &err));
 	loop_timer_arm(w->deadline, 120000);
+	ok(loop_timer_open(w->loop, "stop", on_stop, w, &w->stop, &err));
 	ok(zsock_open(w->loop, w->zctx, &config, &ops, w, &w->router, &err));
 	ok(zsock_bind(w->router, endpoint, &err));
 	open_recv(w);
@@ -226,6 +269,7 @@ static void end(struct world *w)
 	movesend_close(w->send);
 	zsock_close(w->router, 0);
 	loop_timer_close(w->deadline);
+	loop_timer_close(w->stop);
 	assert_int_equal(loop_free(w->loop), 0);
 	zctx_free(w->zctx);
 }
@@ -253,6 +297,11 @@ static int teardown(void **state)
 	(void)state;
 	kit_dir_remove(&dir);
 	return 0;
+}
+
+static void loop_once(struct loop *loop)
+{
+	(void)uv_run(loop_uv(loop), UV_RUN_ONCE);
 }
 
 static void expect_moved(struct world *w)
@@ -297,6 +346,120 @@ static void test_rate(void **state)
 	assert_true(took + 1500 >= st.bytes * 1000 / (8u << 20));
 	end(&w);
 	assert_same();
+}
+
+/* While the guest stands still the rate does not count. */
+static void test_rate_last(void **state)
+{
+	struct world w = {.rate = 4u << 20, .writes = 800};
+
+	(void)state;
+	begin(&w);
+	expect_moved(&w);
+	/* 12 MiB: 3 s at that rate. */
+	assert_true(w.last_ms < 2000);
+	end(&w);
+	assert_same();
+}
+
+/* A READY that is old is followed by another round before the guest is stopped. */
+static void test_again(void **state)
+{
+	struct world w = {.again = 1};
+	struct movesend_status st;
+
+	(void)state;
+	begin(&w);
+	expect_moved(&w);
+	movesend_status(w.send, &st);
+	assert_int_equal(w.readies, 2);
+	assert_true(st.progress.round >= 4);
+	end(&w);
+	assert_same();
+}
+
+/* The target's copy has a block that the source never had: it is made anew, once. */
+static void test_foreign(void **state)
+{
+	struct cow_spec spec = spec_of();
+	char was[128];
+	struct world w = {0};
+
+	(void)state;
+	ok(cow_create(to, &spec, &err));
+	(void)snprintf(was, sizeof(was), "%s", from);
+	(void)snprintf(from, sizeof(from), "%s", to);
+	scribble(5);
+	(void)snprintf(from, sizeof(from), "%s", was);
+	begin(&w);
+	expect_moved(&w);
+	assert_int_equal(w.offers, 2);
+	end(&w);
+	assert_same();
+}
+
+/* Closed in the middle of a long look, with the lock on the disk: it is free as soon as that
+ * is said, and that is soon. */
+static void test_closed_busy(void **state)
+{
+	struct world w = {0};
+	struct cow *cow = NULL;
+	uint64_t began;
+
+	(void)state;
+	ok(cow_open(from, true, &cow, &err));
+	for (uint64_t at = 0; at < DISK; at += 1 << 20)
+		ok(cow_zero(cow, at, 1 << 20, &err));
+	cow_close(cow);
+	begin(&w);
+	while (!w.last_at)
+		loop_once(w.loop);
+	began = kit_now_ms();
+	movesend_close(w.send);
+	w.send = NULL;
+	while (!w.released)
+		loop_once(w.loop);
+	assert_true(kit_now_ms() - began < 1000);
+	ok(cow_open(from, true, &cow, &err));
+	cow_close(cow);
+	end(&w);
+}
+
+/* The same at the target, while it reads what it has. */
+static void test_target_closed_busy(void **state)
+{
+	struct cow_spec spec = spec_of();
+	struct world w = {0};
+	struct cow *cow = NULL;
+
+	(void)state;
+	ok(cow_create(to, &spec, &err));
+	ok(cow_open(to, true, &cow, &err));
+	ok(cow_zero(cow, 0, DISK, &err));
+	cow_close(cow);
+	begin(&w);
+	while (!w.offers)
+		loop_once(w.loop);
+	moverecv_close(w.recv);
+	w.recv = NULL;
+	while (!w.let_go)
+		loop_once(w.loop);
+	ok(cow_open(to, true, &cow, &err));
+	cow_close(cow);
+	end(&w);
+}
+
+/* A user's limit that cannot be kept ends it, while the guest still runs. */
+static void test_strict(void **state)
+{
+	struct world w = {.strict = true, .most_ms = 1};
+
+	(void)state;
+	begin(&w);
+	ok(loop_run(w.loop, &err));
+	assert_true(w.failed && !w.ready && !w.timed_out);
+	assert_non_null(strstr(w.why, "raise --max-downtime"));
+	end(&w);
 }
 
 static void test_target_restarts(void **state)
@@ -353,6 +516,12 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_plain, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_rate, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_rate_last, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_again, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_foreign, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_closed_busy, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_target_closed_busy, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_strict, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_target_restarts, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_both_restart, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refused, setup, teardown),

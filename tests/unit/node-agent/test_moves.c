@@ -3,6 +3,7 @@
 #include "tests/unit/node-agent/movekit.h"
 
 #include <sys/mount.h>
+#include <sys/statvfs.h>
 
 static int setup(void **state)
 {
@@ -318,6 +319,211 @@ static void test_full_at_the_end(void **state)
 	kit_free(w);
 }
 
+/* The rest of the file system at PATH is used up, but for LEFT bytes. */
+static void fill(const char *path, uint64_t left)
+{
+	static uint8_t data[64 << 10];
+	char file[PATH_MAX + 16];
+	struct statvfs fs;
+	int fd;
+
+	(void)snprintf(file, sizeof(file), "%s/filler", path);
+	fd = open(file, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	for (;;) {
+		assert_int_equal(fstatvfs(fd, &fs), 0);
+		if ((uint64_t)fs.f_bavail * fs.f_frsize <= left ||
+			write(fd, data, left ? sizeof(data) : 4096) < 0)
+			break;
+	}
+	(void)close(fd);
+}
+
+static void empty(const char *path)
+{
+	char file[PATH_MAX + 16];
+
+	(void)snprintf(file, sizeof(file), "%s/filler", path);
+	(void)unlink(file);
+}
+
+static void small_disk(struct world *w, const struct host *h, const char *name, const char *size,
+	char path[PATH_MAX])
+{
+	(void)snprintf(path, PATH_MAX, "%s/%s/%s", w->dir, h->name, name);
+	ok(fs_mkdirs(path, 0711, &err));
+	assert_int_equal(mount("tmpfs", path, "tmpfs", MS_NOSUID, size), 0);
+}
+
+/* The target keeps room for its guests: refused before anything is sent. */
+static void test_reserve(void **state)
+{
+	struct world *w = *state;
+	char path[PATH_MAX];
+	struct statvfs fs;
+
+	kit_write(w, 700); /* about 4 MiB */
+	small_disk(w, kit_target(w), "moves", "size=32m", path);
+	fill(path, 6 << 20); /* of which 4 are kept */
+	kit_migrate(w);
+	assert_int_equal(kit_source(w)->fake->stops, 0);
+	assert_non_null(strstr(kit_source(w)->reason, "No space left"));
+	assert_non_null(strstr(kit_source(w)->reason, "kept for guests"));
+	assert_int_equal(kit_source(w)->bytes, 0);
+	assert_int_equal(statvfs(path, &fs), 0);
+	assert_true((uint64_t)fs.f_bavail * fs.f_frsize >= 5 << 20);
+	kit_put_back(w);
+	assert_int_equal(umount2(path, MNT_DETACH), 0);
+	kit_migrate(w);
+	kit_moved(w);
+}
+
+/* The image does not fit there: the move says so, and does not try for ever. */
+static void test_store_full(void **state)
+{
+	struct world *w = kit_new();
+	char path[PATH_MAX];
+
+	(void)state;
+	small_disk(w, kit_target(w), "store", "size=32m", path);
+	kit_start(w, &w->hosts[0]);
+	kit_start(w, &w->hosts[1]);
+	kit_until_runs(w);
+	fill(path, 0);
+	kit_migrate(w);
+	assert_int_equal(kit_source(w)->fake->stops, 0);
+	assert_non_null(strstr(kit_target(w)->reason, "cannot be had"));
+	assert_non_null(strstr(kit_target(w)->reason, "image"));
+	kit_put_back(w);
+	empty(path);
+	kit_migrate(w);
+	kit_moved(w);
+	kit_kill(&w->hosts[1]);
+	assert_int_equal(umount2(path, MNT_DETACH), 0);
+	kit_free(w);
+}
+
+static char guests_path[PATH_MAX];
+
+static void fill_guests(struct world *w)
+{
+	(void)w;
+	fill(guests_path, 0);
+}
+
+/* At the source it cannot be written down that the guest is frozen: it never stops. */
+static void test_source_full(void **state)
+{
+	struct world *w = kit_new();
+
+	(void)state;
+	small_disk(w, kit_source(w), "guests", "size=24m", guests_path);
+	kit_start(w, &w->hosts[0]);
+	kit_start(w, &w->hosts[1]);
+	kit_until_runs(w);
+	kit_write(w, 20);
+	w->on_small = fill_guests;
+	kit_migrate(w);
+	assert_int_equal(kit_source(w)->fake->stops, 0);
+	assert_non_null(strstr(kit_source(w)->reason, "frozen cannot be written down"));
+	kit_put_back(w);
+	empty(guests_path);
+	w->on_small = NULL;
+	kit_migrate(w);
+	kit_moved(w);
+	assert_int_equal(umount2(guests_path, MNT_DETACH), 0);
+	kit_free(w);
+}
+
+static void turn(struct world *w, uint64_t ms)
+{
+	loop_timer_arm(w->tick, 0);
+	w->deadline = proc_mono_ms() + ms;
+	ok(loop_run(w->loop, &err));
+	w->deadline = proc_mono_ms() + 60000;
+}
+
+/* A move that waits with little left. */
+static void until_small(struct world *w)
+{
+	uint64_t end = proc_mono_ms() + 60000;
+
+	w->hold = true;
+	w->move = ++w->counter;
+	kit_phase(w, PREPARE);
+	while (!kit_source(w)->small && proc_mono_ms() < end)
+		turn(w, 50);
+	assert_true(kit_source(w)->small);
+}
+
+/* No guest is stopped for a target that is not there. */
+static void test_target_away(void **state)
+{
+	struct world *w = *state;
+
+	kit_write(w, 30);
+	until_small(w);
+	kit_kill(kit_target(w));
+	w->hold = false;
+	turn(w, 3000);
+	assert_int_equal(w->phase, FREEZE);
+	assert_int_equal(kit_source(w)->fake->stops, 0);
+	kit_start(w, kit_target(w));
+	kit_run(w);
+	kit_moved(w);
+}
+
+/* Of a move nothing can be read: it has failed, and the agent is there for the others. */
+static void test_unreadable(void **state)
+{
+	struct world *w = *state;
+	char path[PATH_MAX];
+
+	kit_write(w, 30);
+	until_small(w);
+	kit_kill(kit_target(w));
+	(void)snprintf(path, sizeof(path), "%s/%s/moves/%016" PRIx64 "/offer.pb", w->dir,
+		kit_target(w)->name, w->move);
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(mkdir(path, 0700), 0);
+	kit_start(w, kit_target(w));
+	kit_run(w);
+	assert_int_equal(kit_source(w)->fake->stops, 0);
+	kit_put_back(w);
+	w->hold = false;
+	kit_migrate(w);
+	kit_moved(w);
+}
+
+/* Cancelled while the source reads a large disk for the last time, with the lock on it: the
+ * guest starts at once, but not before that is gone. */
+static void test_cancel_frozen(void **state)
+{
+	struct world *w = kit_new();
+	struct cow *cow = NULL;
+	char path[PATH_MAX];
+
+	(void)state;
+	w->disk_bytes = UINT64_C(256) << 20;
+	kit_start(w, &w->hosts[0]);
+	kit_start(w, &w->hosts[1]);
+	kit_until_runs(w);
+	kit_write(w, 30);
+	kit_path(w, kit_source(w), "cow", path);
+	ok(cow_open(path, true, &cow, &err));
+	for (uint64_t at = DISK; at < w->disk_bytes; at += 1 << 20)
+		ok(cow_zero(cow, at, 1 << 20, &err));
+	cow_close(cow);
+	w->cancel_frozen = true;
+	kit_migrate(w);
+	kit_put_back(w);
+	assert_int_equal(kit_source(w)->restarts, 0);
+	w->cancel_frozen = false;
+	kit_migrate(w);
+	kit_moved(w);
+	kit_free(w);
+}
+
 /* ---------------------------------------------------------------- crashes */
 
 static void crash_at(const char *point, bool at_source)
@@ -346,7 +552,8 @@ static void crash_at(const char *point, bool at_source)
 static void test_source_crashes(void **state)
 {
 	static const char *const points[] = {"move-offer", "move-have", "move-batch",
-		"move-batch:3", "move-round", "move-stopped", "move-last", "move-seal"};
+		"move-batch:3", "move-round", "move-flush", "move-frozen", "move-stopped",
+		"move-last", "move-seal"};
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(points) / sizeof(points[0]); i++)
@@ -355,8 +562,9 @@ static void test_source_crashes(void **state)
 
 static void test_target_crashes(void **state)
 {
-	static const char *const points[] = {"move-accept", "move-write", "move-write:2",
-		"move-sync", "move-sealed", "move-rename", "move-start"};
+	static const char *const points[] = {"move-fetched", "move-prepare", "move-prepared",
+		"move-accept", "move-write", "move-write:2", "move-sync", "move-sealed",
+		"move-rename", "move-start"};
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(points) / sizeof(points[0]); i++)
@@ -385,17 +593,7 @@ static void both_restart(struct world *w, bool source_first)
 	uint64_t before;
 
 	kit_write(w, 700);
-	w->hold = true;
-	w->move = ++w->counter;
-	kit_phase(w, PREPARE);
-	w->deadline = proc_mono_ms() + 60000;
-	while (!kit_source(w)->small && proc_mono_ms() < w->deadline) {
-		loop_timer_arm(w->tick, 0);
-		w->deadline = proc_mono_ms() + 50;
-		ok(loop_run(w->loop, &err));
-		w->deadline = proc_mono_ms() + 60000;
-	}
-	assert_true(kit_source(w)->small);
+	until_small(w);
 	before = kit_source(w)->bytes;
 	assert_true(before > 3u << 20);
 	kit_kill(&w->hosts[0]);
@@ -436,6 +634,12 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(test_spoiled, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_disk_full, setup, teardown),
 		cmocka_unit_test(test_full_at_the_end),
+		cmocka_unit_test_setup_teardown(test_reserve, setup, teardown),
+		cmocka_unit_test(test_store_full),
+		cmocka_unit_test(test_source_full),
+		cmocka_unit_test_setup_teardown(test_target_away, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_unreadable, setup, teardown),
+		cmocka_unit_test(test_cancel_frozen),
 		cmocka_unit_test_setup_teardown(test_both_restart, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_source_first, setup, teardown),
 		cmocka_unit_test(test_source_crashes),

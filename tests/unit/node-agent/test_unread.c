@@ -67,6 +67,21 @@ static void refuses(struct world *w, const char *name, const char *kept)
 	assert_true(there(w, kept));
 }
 
+/* The agent goes on while NAME cannot be read, and leaves KEPT alone, also when it hears that
+ * the scheduler knows nothing of it. */
+static void goes_on(struct world *w, const char *name, const char *kept)
+{
+	broken = name;
+	restart_all(w);
+	until(w, is_here, NULL);
+	say_guests(w, true, 0, 0);
+	assert_false(within(w, 500, never, NULL));
+	broken = NULL;
+	assert_true(there(w, kept));
+	restart_all(w);
+	assert_true(there(w, kept));
+}
+
 static void test_kept(void **state)
 {
 	struct world *w = *state;
@@ -108,9 +123,9 @@ static void test_moves(void **state)
 	until(w, is_here, NULL);
 	put(w, "moves/0000000000000005/offer.pb", "", 0);
 	put_seal(w);
-	refuses(w, "moves/0000000000000005/offer.pb", "moves/0000000000000005/cow");
+	goes_on(w, "moves/0000000000000005/offer.pb", "moves/0000000000000005/cow");
 	/* Without a good offer, and not known whether it is whole. */
-	refuses(w, "moves/0000000000000005/sealed.pb", "moves/0000000000000005/cow");
+	goes_on(w, "moves/0000000000000005/sealed.pb", "moves/0000000000000005/cow");
 	/* One that was never whole is nobody's. */
 	put(w, "moves/0000000000000006/cow", "half", 4);
 	restart_all(w);
