@@ -50,23 +50,6 @@ static bool there(const struct world *w, const char *name)
 	return access(path, F_OK) == 0;
 }
 
-/* The agent does not start while NAME cannot be read, and leaves KEPT alone. */
-static void refuses(struct world *w, const char *name, const char *kept)
-{
-	const struct driver driver = {.ops = &fake_ops, .self = &w->fake};
-	struct err err = ERR_INIT;
-
-	loop_down(w);
-	loop_up(w);
-	broken = name;
-	assert_int_equal(agent_open(&w->config, w->loop, w->zctx, &driver, &w->agent, &err), -EIO);
-	assert_non_null(strstr(err_msg(&err), "planted"));
-	broken = NULL;
-	assert_true(there(w, kept));
-	restart_all(w);
-	assert_true(there(w, kept));
-}
-
 /* The agent goes on while NAME cannot be read, and leaves KEPT alone, also when it hears that
  * the scheduler knows nothing of it. */
 static void goes_on(struct world *w, const char *name, const char *kept)
