@@ -17,7 +17,7 @@
 #include "node-agent/moves_int.h"
 #include "node-agent/reconcile.h"
 
-#define FETCH_TRIES 6 /* in a row, with the scheduler in reach: half a minute */
+#define FETCH_TRIES 6		 /* in a row, with the scheduler in reach: half a minute */
 #define RESERVE_BASE (64u << 10) /* beside the guest's record, twice */
 
 /* ---------------------------------------------------------------- artefacts */

@@ -39,7 +39,7 @@ enum refusal {
 	NO_MEMORY,
 	NO_CPU,
 	NO_DISK,
-	TORN, /* others that are to be with those that move would be left behind */
+	TORN,	   /* others that are to be with those that move would be left behind */
 	DISK_FULL, /* what is free of its disk as it says, not by what is reserved */
 	REFUSALS,
 };
