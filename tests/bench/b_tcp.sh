@@ -5,8 +5,10 @@
 # the TCP windows that umlaut-init sets; without (WINDOWS=0) it measures what those bring.
 #   FAST=FILE: the kernel (default build/kernel/linux-fast, else Debian's)
 #   EXTRA: more arguments of both kernels, say seccomp=on
+#   HAND=raw: by hand with the transport raw over a veth pair, which reads and writes many
+#   packets with one system call, in the place of a tap
 . "$(dirname "$0")/../integration/lib.sh"
-kernel=${FAST:-build/kernel/linux-fast} extra=${EXTRA:-} windows=${WINDOWS:-1}
+kernel=${FAST:-build/kernel/linux-fast} extra=${EXTRA:-} windows=${WINDOWS:-1} transport=${HAND:-tap}
 [ -x "$kernel" ] || kernel=/usr/bin/linux.uml
 kernel=$(realpath "$kernel")
 rounds=${ROUNDS:-5} seconds=${SECONDS_EACH:-4}
@@ -75,15 +77,22 @@ for n in 1 2; do
 	ip -n "$NAME-h$n" link add hx type vxlan id 777 dstport 4790 local 10.77.0.$n remote 10.77.0.$((3 - n)) nolearning
 	ip -n "$NAME-h$n" link set hx netns "$ns"
 	ip -n "$ns" link add bridge0 type bridge
-	ip netns exec "$ns" ip tuntap add tap mode tap vnet_hdr
-	for d in hx tap; do ip -n "$ns" link set $d mtu 1450 master bridge0 up; done
+	port=tap
+	if [ "$transport" = raw ]; then
+		port=veth
+		ip -n "$ns" link add veth type veth peer name tap
+		ip -n "$ns" link set tap mtu 1450 up
+	else
+		ip netns exec "$ns" ip tuntap add tap mode tap vnet_hdr
+	fi
+	for d in hx $port; do ip -n "$ns" link set $d mtu 1450 master bridge0 up; done
 	ip -n "$ns" link set bridge0 mtu 1450 up
 done
 mkfifo "$STATE/hand/in"
 start_hand() { # N EXTRA
 	mkdir -p "$STATE/hand/$1"
 	setsid ip netns exec "$NAME-hand$1" $kernel mem=128M ubd0="$STATE/hand/$1/cow,$STATE/hand/image" root=/dev/ubda rw init=/sbin/init \
-		con=null con0=fd:0,fd:1 quiet ssl=null lpj=40000000 "vec0:transport=tap,ifname=tap,depth=128,gro=1" uml_dir="$STATE/hand/$1" umid=u "addr=10.31.0.$1" "windows=$windows" $extra $2
+		con=null con0=fd:0,fd:1 quiet ssl=null lpj=40000000 "vec0:transport=$transport,ifname=tap,depth=128,gro=1" uml_dir="$STATE/hand/$1" umid=u "addr=10.31.0.$1" "windows=$windows" $extra $2
 }
 start_hand 1 "" > "$STATE/hand/1.out" 2>&1 < /dev/null &
 exec 9<> "$STATE/hand/in"
@@ -97,13 +106,20 @@ hand_round() {
 }
 umlaut_round() { ctl exec tcp/c -- iperf3 -c "$server" -t "$seconds" -f m | grep receiver | grep -oE '[0-9.]+ Mbits' | cut -d' ' -f1; }
 hand_round > /dev/null; umlaut_round > /dev/null # warm
+# How often a kernel went to sleep during a command: all kernels below those processes.
+slept() { cat $(pgrep -f "$1" | sed 's#.*#/proc/&/status#') 2> /dev/null | awk '/^voluntary_ctxt/ {n += $2} END {print n + 0}'; }
 hand=() ours=()
-for _ in $(seq "$rounds"); do hand+=("$(hand_round)"); ours+=("$(umlaut_round)"); done
+hand_slept=0 ours_slept=0
+for _ in $(seq "$rounds"); do
+	a=$(slept "uml_dir=$STATE/hand"); hand+=("$(hand_round)"); hand_slept=$((hand_slept + $(slept "uml_dir=$STATE/hand") - a))
+	a=$(slept '^/kernel mem=128M'); ours+=("$(umlaut_round)"); ours_slept=$((ours_slept + $(slept '^/kernel mem=128M') - a))
+done
 median() { printf '%s\n' "$@" | sort -n | sed -n "$((($# + 1) / 2))p"; }
 equal "every round came to its end" $((2 * rounds)) "$(printf '%s\n' "${hand[@]}" "${ours[@]}" | grep -c .)" || exit 1
 h=$(median "${hand[@]}") o=$(median "${ours[@]}")
 printf 'hand-made path: %s Mbit/s (rounds: %s)\n' "$h" "${hand[*]}"
 printf 'umlaut:         %s Mbit/s (rounds: %s)\n' "$o" "${ours[*]}"
+printf 'both kernels slept, a second: by hand %d, umlaut %d times\n' $((hand_slept / rounds / seconds)) $((ours_slept / rounds / seconds))
 at_least() { # TEXT VALUE LIMIT
 	if awk -v a="$2" -v b="$3" 'BEGIN {exit !(a >= b)}'; then ok "$1: $2 (at least $3)"; else not_ok "$1: $2 (goal: at least $3)"; fi
 }
