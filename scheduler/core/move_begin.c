@@ -115,8 +115,15 @@ static int may_move_all(const struct core *core, const struct move_set *set,
 		plan->also = calloc(set->count - 1, sizeof(*plan->also));
 	if (set->count > 1 && !plan->also)
 		return err_set(err, -ENOMEM, "memory is short");
-	for (size_t i = 1; i < set->count; i++)
+	for (size_t i = 1; i < set->count; i++) {
+		struct err why = ERR_INIT;
+		int rc = may_move(core, set->guests[i], "", &why);
+
+		if (rc < 0)
+			return err_set(err, rc, "guest %s moves together with %s: %s",
+				set->guests[0]->name, set->guests[i]->name, err_msg(&why));
 		plan->also[plan->also_count++].uid = set->guests[i]->uid;
+	}
 	return 0;
 }
 
@@ -142,6 +149,8 @@ int core_migrate(struct core *core, uint64_t uid, const struct core_migrate *how
 	if (rc < 0)
 		return rc;
 	rc = may_move_all(core, &set, &found, err);
+	if (rc < 0)
+		core_migrate_plan_free(&found);
 	if (rc == 0) {
 		(void)str_copy(found.from, sizeof(found.from), guest->host->name);
 		(void)str_copy(found.to, sizeof(found.to), set.host->name);

@@ -425,7 +425,8 @@ static bool drain_settled(const struct serve *s, const struct sim_machine *m, st
 				"%s is still on %s, which is emptied, though %s has room", g->name,
 				m->name, plan.to);
 		}
-		to = host_for(s, g);
+		/* Where others are to be with it, it does not leave alone. */
+		to = g->deployment->withs ? NULL : host_for(s, g);
 		to = to ? to : host_for_all(s, g);
 		if (to)
 			return miss(miss_,

@@ -230,6 +230,9 @@ static int run(struct server *s, const struct row *script, bool gone, uint64_t t
 	assert_int_equal(loop_free(s->loop), 0);
 	zctx_free(s->zctx);
 	(void)close(s->err);
+	/* After its end Ctrl-C is what it is to any program. */
+	if (s->at_once && WIFSIGNALED(s->status) && WTERMSIG(s->status) == SIGINT)
+		return 130;
 	assert_true(WIFEXITED(s->status));
 	return WEXITSTATUS(s->status);
 }

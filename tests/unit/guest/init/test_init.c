@@ -393,6 +393,11 @@ static void test_no_init(void **state)
 	/* A shell on the console from the first key on, and again after its end. */
 	expect_sh("ps | grep -c '[s]h -l'; true", "0\n");
 	vm_type(&vm, "echo typed-$((6*7)) on $(tty)\nexit\n", "typed-42 on /dev/tty0");
+	/* What is typed while the first one ends is that one's. */
+	expect_sh("for i in $(seq 100); do ps | grep -q '[s]h -l' || break; usleep 100000; done; "
+		  "ps | "
+		  "grep -c '[s]h -l'; true",
+		"0\n");
 	vm_type(&vm, "\necho again-$((6*8))\n", "again-48");
 	expect_sh("(sleep 0.01 &) ; usleep 300000; ps -o stat,comm | grep -c '^Z'; true", "0\n");
 	/* Its own power-off, from inside. */
