@@ -101,21 +101,30 @@ check "and back" timeout 60 "$BIN/clusterctl" migrate f/g --to h1 --wait
 before=$(life)
 
 # The file that the disk lies on is damaged at the target: its name and time are right.  The
-# disk is larger than the image, so it is the image in that size; the image itself is whole.
+# disk is larger than the image, so it is the image in that size.  As long as the image itself
+# is whole, it is made again of that.
 id=$(ctl get images -o json | jq -r '.[] | select(.name == "busybox").id')
-image=$STATE/bed/h2/state/store/${id#sha256:}/data-$((300 << 20))
-check "the image in the disk's size is found at the target" test -f "$image" -a -f "${image%-*}"
-put() { dd of="$image" bs=1 seek="$1" conv=notrunc 2> /dev/null; touch -d @1 "$image"; }
-spoiled() { # TEXT OFFSET
-	dd if="$image" bs=1 skip="$2" count=1 of="$STATE/byte" 2> /dev/null
-	printf X | put "$2"
-	fails "$1" h2 "image.*damaged"
-	put "$2" < "$STATE/byte"
+image=$STATE/bed/h2/state/store/${id#sha256:}/data sized=$STATE/bed/h2/state/store/${id#sha256:}/data-$((300 << 20))
+check "the image is found at the target, and in the disk's size" test -f "$image" -a -f "$sized"
+cp --sparse=always "$sized" "$STATE/whole"
+spoil() { # FILE OFFSET
+	printf X | dd of="$1" bs=1 seek="$2" conv=notrunc 2> /dev/null
+	touch -d @1 "$1"
+}
+mended() { # TEXT OFFSET
+	spoil "$sized" "$2"
+	check "$1: it is damaged" sh -c "! cmp -s '$sized' '$STATE/whole'"
 	works "$1"
+	check "$1: it is whole again" cmp "$sized" "$STATE/whole"
 }
 # Where it is the image's, and where it was made larger.
-spoiled "image damaged" 700000
-spoiled "image damaged in what was added" $((290 << 20))
+mended "image in the disk's size damaged" 700000
+mended "damaged in what was added" $((290 << 20))
+dd if="$image" bs=1 skip=700000 count=1 of="$STATE/byte" 2> /dev/null
+spoil "$image" 700000; spoil "$sized" 700000
+fails "image damaged" h2 "image.*damaged"
+dd if="$STATE/byte" of="$image" bs=1 seek=700000 conv=notrunc 2> /dev/null; touch -d @1 "$image"
+works "image damaged"
 
 # The source's disk has data that cannot be read.
 cp --sparse=always "$STATE/source.disk" "$STATE/good"

@@ -15,7 +15,7 @@ guests:
     networks: [n]
     placement: {strategy: spread}
     run: |
-      (i=0; while :; do i=$((i + 1)); echo $i > /dev/shm/n; sleep 0.2; done) > /dev/null 2>&1 &
+      (i=0; while :; do i=$((i + 1)); echo $i > /dev/shm/m; mv /dev/shm/m /dev/shm/n; sleep 0.2; done) > /dev/null 2>&1 &
   once: {image: busybox, memory: 48M, cpus: 0.1, networks: [n], restart: never}
 Y
 view() { ctl get guests -o json | jq -c 'map([.name, .host, .state, .ready, .epoch, .restarts, .started_at, .networks]) | sort'; }
