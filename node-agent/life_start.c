@@ -45,7 +45,8 @@ static int make_port(struct guest *g, const Um__Nic *nic, char *ifname, struct e
 	return rc < 0 ? err_wrap(err, "eth%u", nic->index) : 0;
 }
 
-/* The ports of the NICs in MASK. */
+/* The ports of the NICs in MASK, if there are any: an agent that was killed between making
+ * one and the runner's start has left it, and nothing that says so. */
 static void remove_ports(struct guest *g, uint32_t mask)
 {
 	const struct driver *d = &g->agent->driver;
@@ -60,7 +61,7 @@ static void remove_ports(struct guest *g, uint32_t mask)
 
 void life_ports_remove(struct guest *g)
 {
-	remove_ports(g, g->ports);
+	remove_ports(g, UINT32_MAX);
 }
 
 /* ---------------------------------------------------------------- the specification */
@@ -187,7 +188,7 @@ static int fill_taps(struct guest *g, struct parts *p, struct err *err)
 
 	for (size_t i = 0; i < a->n_nics; i++)
 		wanted |= 1u << a->nics[i]->index;
-	remove_ports(g, g->ports & ~wanted);
+	remove_ports(g, ~wanted);
 	for (size_t i = 0; i < a->n_nics; i++) {
 		int rc = make_port(g, a->nics[i], p->ifnames[i], err);
 

@@ -445,6 +445,34 @@ static void test_ports_after_restart(void **state)
 	assert_int_equal(w->fake.ports[0], 0);
 }
 
+static bool has_trouble(struct world *w, void *arg)
+{
+	(void)arg;
+	return strstr(told_of(w, 1)->reason, "no more descriptors");
+}
+
+/* The agent ends when the port is made and the runner not started: nothing says that it is
+ * there, and it goes with the guest all the same. */
+static void test_ports_half_started(void **state)
+{
+	struct world *w = *state;
+
+	w->with_nics = true;
+	until(w, is_here, NULL);
+	(void)want(w, 0);
+	w->fake.fail_start = 1000;
+	say_all(w);
+	until(w, has_trouble, NULL);
+	assert_int_equal(w->fake.ports[0], 1);
+	restart_all(w);
+	w->guest_count = 0;
+	w->fake.fail_port = 1000; /* not again */
+	until(w, is_here, NULL);
+	say_all(w);
+	until(w, is_gone, UID(1));
+	assert_int_equal(w->fake.ports[0], 0);
+}
+
 static void test_agent_restart(void **state)
 {
 	struct world *w = *state;
@@ -699,6 +727,7 @@ int main(void)
 		T(test_set_aside),
 		T(test_orphan_unused),
 		T(test_ports_after_restart),
+		T(test_ports_half_started),
 		T(test_agent_restart),
 		T(test_dies_anywhere),
 		T(test_live_change),
