@@ -543,6 +543,8 @@ int core_load_host(struct core *core, const struct core_hostfacts *facts, bool c
 struct core_load_network {
 	const char *name;
 	uint32_t vni, mtu;
+	/* An address is given again as late as can be: others remember whose it was. */
+	uint64_t cursor4, cursor6;
 };
 int core_load_deployment(struct core *core, const struct core_apply *apply, bool deleting,
 	uint64_t revision, uint64_t created_at, uint64_t changed_at,

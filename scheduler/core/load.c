@@ -71,6 +71,8 @@ int core_load_deployment(struct core *core, const struct core_apply *apply, bool
 			core, deployment, spec, networks[i].vni, networks[i].mtu, &network, err);
 		if (rc < 0)
 			return rc;
+		network->cursor4 = networks[i].cursor4;
+		network->cursor6 = networks[i].cursor6;
 		if (network->vni > core->vni_cursor)
 			core->vni_cursor = network->vni;
 	}

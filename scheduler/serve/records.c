@@ -102,6 +102,8 @@ static void deployment_op(struct serve *s, const char *name, struct arena *a, st
 		r->name = arena_str(a, n->spec.name);
 		r->vni = n->vni;
 		r->mtu = n->mtu;
+		r->cursor4 = n->cursor4;
+		r->cursor6 = n->cursor6;
 		record.networks[record.n_networks++] = r;
 	}
 	DL_FOREACH (d->groups, g) {
@@ -369,7 +371,9 @@ static int load_deployment(
 		for (size_t i = 0; i < r->n_networks; i++)
 			networks[i] = (struct core_load_network){.name = r->networks[i]->name,
 				.vni = r->networks[i]->vni,
-				.mtu = r->networks[i]->mtu};
+				.mtu = r->networks[i]->mtu,
+				.cursor4 = r->networks[i]->cursor4,
+				.cursor6 = r->networks[i]->cursor6};
 		rc = core_load_deployment(l->s->core, &apply, r->deleting, r->revision,
 			r->created_at, r->changed_at, networks, r->n_networks, l->err);
 	}
