@@ -142,6 +142,8 @@ static int fill_config(struct guest *g, struct parts *p, struct err *err)
 	/* Until it has run here; not at each start: many guests that boot together would wake
 	 * all others. */
 	c->announce = g->assign->from_move != 0;
+	for (size_t i = 0; i < g->assign->n_nics; i++)
+		c->announce |= g->assign->nics[i]->announce;
 	rc = hosts_list(g, &p->hosts, err);
 	if (rc < 0)
 		return rc;

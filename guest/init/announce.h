@@ -1,7 +1,8 @@
 /* announce: tells the others of a network that an address is (again) at this MAC, by a
  * gratuitous ARP (RFC 5227, 3) and an unsolicited neighbour advertisement (RFC 4861,
  * 7.2.6).  For a guest that has come from another host: what bridges and routers beside
- * the overlay remember of it leads to where it was. */
+ * the overlay remember of it leads to where it was.  And for one with an address that
+ * another guest may have had before, which its neighbours may remember. */
 #ifndef UMLAUT_GUEST_INIT_ANNOUNCE_H
 #define UMLAUT_GUEST_INIT_ANNOUNCE_H
 

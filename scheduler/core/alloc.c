@@ -47,18 +47,21 @@ static bool usable(struct core_network *network, const struct net_addr *addr)
 	       !net_addr_equal(addr, &network->spec.gateway6);
 }
 
+/* One after the other: the cursor only grows, and beyond the subnet's hosts each address has
+ * been given before (*AGAIN). */
 static int next_free(struct core_network *network, const struct net_prefix *prefix,
-	uint64_t *cursor, struct net_addr *out)
+	uint64_t *cursor, struct net_addr *out, bool *again)
 {
 	uint64_t hosts = net_prefix_hosts(prefix);
 	/* At most as many are taken as there are members, and two gateways. */
 	uint64_t tries = (uint64_t)network->member_count + 3;
 
 	for (uint64_t i = 0; i < tries && i < hosts; i++) {
-		uint64_t n = (*cursor + i) % hosts;
+		uint64_t n = *cursor + i;
 
-		if (net_prefix_host(prefix, n, out) == 0 && usable(network, out)) {
+		if (net_prefix_host(prefix, n % hosts, out) == 0 && usable(network, out)) {
 			*cursor = n + 1;
+			*again |= n >= hosts;
 			return 0;
 		}
 	}
@@ -66,7 +69,7 @@ static int next_free(struct core_network *network, const struct net_prefix *pref
 }
 
 static int choose(struct core_network *network, const struct net_prefix *prefix, uint64_t *cursor,
-	const struct net_addr *want, struct net_addr *out, struct err *err)
+	const struct net_addr *want, struct net_addr *out, bool *again, struct err *err)
 {
 	char text[NET_ADDR_TEXT];
 	struct core_nic *other;
@@ -74,7 +77,7 @@ static int choose(struct core_network *network, const struct net_prefix *prefix,
 	if (!prefix->addr.family)
 		return 0;
 	if (!want->family) {
-		if (next_free(network, prefix, cursor, out) < 0)
+		if (next_free(network, prefix, cursor, out, again) < 0)
 			return err_set(err, -ENOSPC, "network %s: no address is free in %s",
 				network->name, net_prefix_text(text, prefix));
 		return 0;
@@ -86,6 +89,7 @@ static int choose(struct core_network *network, const struct net_prefix *prefix,
 			other->guest->deleting ? ", which is being removed; try again in a moment"
 					       : "");
 	*out = *want;
+	*again = true;
 	return 0;
 }
 
@@ -110,17 +114,20 @@ int alloc_nic(struct core_nic *nic, struct core_network *network, const struct c
 {
 	static const struct net_mac none;
 	struct net_addr ip4 = {0}, ip6 = {0};
-	int rc = choose(network, &network->spec.prefix4, &network->cursor4, &want->ip4, &ip4, err);
+	bool again = false;
+	int rc = choose(
+		network, &network->spec.prefix4, &network->cursor4, &want->ip4, &ip4, &again, err);
 
 	if (rc == 0)
-		rc = choose(
-			network, &network->spec.prefix6, &network->cursor6, &want->ip6, &ip6, err);
+		rc = choose(network, &network->spec.prefix6, &network->cursor6, &want->ip6, &ip6,
+			&again, err);
 	if (rc < 0)
 		return rc;
 	nic->ip4 = ip4;
 	nic->ip6 = ip6;
 	nic->fixed4 = want->ip4.family != 0;
 	nic->fixed6 = want->ip6.family != 0;
+	nic->announce = again;
 	if (memcmp(&want->mac, &none, sizeof(none)) != 0)
 		nic->mac = want->mac;
 	else
@@ -158,5 +165,6 @@ int alloc_restore(struct core_nic *nic, struct core_network *network,
 	nic->mac = load->mac;
 	nic->ip4 = load->ip4;
 	nic->ip6 = load->ip6;
+	nic->announce = load->announce;
 	return join(nic, network, err);
 }

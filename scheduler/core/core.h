@@ -179,6 +179,7 @@ struct core_nic {
 	struct net_mac mac;
 	struct net_addr ip4, ip6;     /* family 0: none */
 	bool fixed4, fixed6;	      /* asked for by the user */
+	bool announce;		      /* others may remember an address of it as another's */
 	struct core_nic *prev, *next; /* members of the network */
 };
 
@@ -554,6 +555,7 @@ struct core_load_nic {
 	uint32_t vni; /* 0: of that name */
 	struct net_mac mac;
 	struct net_addr ip4, ip6;
+	bool announce;
 };
 struct core_load_guest {
 	uint64_t uid;

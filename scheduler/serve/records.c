@@ -435,6 +435,7 @@ static int load_guest(void *arg, const char *key, const void *value, size_t size
 		else
 			memcpy(nic->mac.bytes, r->nics[i]->mac.data, 6);
 		nic->vni = r->nics[i]->vni;
+		nic->announce = r->nics[i]->announce;
 	}
 	if (rc == 0)
 		rc = core_load_guest(l->s->core, &g, l->err);

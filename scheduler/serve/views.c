@@ -26,6 +26,7 @@ Um__Nic *view_nic(const struct core_nic *nic, struct arena *a)
 	out->prefix4 = n->spec.prefix4.len;
 	out->prefix6 = n->spec.prefix6.len;
 	out->mtu = n->mtu;
+	out->announce = nic->announce;
 	/* The gateway itself has none. */
 	if (!net_addr_equal(&n->spec.gateway4, &nic->ip4))
 		out->gateway4 =

@@ -176,6 +176,16 @@ static void test_address_after_restart(void **state)
 		net_addr_text(text, &core_guest_named(w.core, "lab/web-1")->nics[0].ip4),
 		"10.1.0.8");
 	assert_int_equal(core_network(w.core, 6)->cursor4, 8);
+	/* Nobody had it before; once all of the subnet were given, somebody may have. */
+	assert_false(core_guest_named(w.core, "lab/web-1")->nics[0].announce);
+	((struct core_network *)(uintptr_t)core_network(w.core, 6))->cursor4 =
+		net_prefix_hosts(&core_network(w.core, 6)->spec.prefix4) + 20;
+	lab_init(&lab, "lab", 2);
+	assert_int_equal(apply(&w, &lab, false, NULL), 0);
+	assert_string_equal(
+		net_addr_text(text, &core_guest_named(w.core, "lab/web-2")->nics[0].ip4),
+		"10.1.0.21");
+	assert_true(core_guest_named(w.core, "lab/web-2")->nics[0].announce);
 	world_close(&w);
 }
 
