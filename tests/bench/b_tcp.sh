@@ -107,7 +107,7 @@ hand_round() {
 umlaut_round() { ctl exec tcp/c -- iperf3 -c "$server" -t "$seconds" -f m | grep receiver | grep -oE '[0-9.]+ Mbits' | cut -d' ' -f1; }
 hand_round > /dev/null; umlaut_round > /dev/null # warm
 # How often a kernel went to sleep during a command: all kernels below those processes.
-slept() { cat $(pgrep -f "$1" | sed 's#.*#/proc/&/status#') 2> /dev/null | awk '/^voluntary_ctxt/ {n += $2} END {print n + 0}'; }
+slept() { pgrep -f "$1" | sed 's#.*#/proc/&/status#' | xargs -r cat 2> /dev/null | awk '/^voluntary_ctxt/ {n += $2} END {print n + 0}'; }
 hand=() ours=()
 hand_slept=0 ours_slept=0
 for _ in $(seq "$rounds"); do
