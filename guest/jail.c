@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/oom.h>
 #include <linux/sched.h>
 #include <poll.h>
 #include <sched.h>
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 #include "guest/jail_int.h"
+#include "lib/str.h"
 
 #define FDS_MAX 16
 
@@ -169,6 +171,23 @@ static __attribute__((noreturn)) void reap(const struct lines *l, pid_t program)
 	_exit(0); /* and with PID 1 all that is left goes */
 }
 
+/* A host whose memory is out ends guests, not the agent that reports it, nor whatever else the
+ * host is there for.  Where /proc cannot be written that is no reason not to start. */
+static void first_out_of_memory(void)
+{
+	char text[16] = "";
+	int fd = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC), size;
+	ssize_t n = fd < 0 ? -1 : pread(fd, text, sizeof(text) - 1, 0);
+	long adj = n > 0 ? strtol(text, NULL, 10) + JAIL_OOM_MORE : OOM_SCORE_ADJ_MAX;
+
+	size = str_format(
+		text, sizeof(text), "%ld", adj < OOM_SCORE_ADJ_MAX ? adj : OOM_SCORE_ADJ_MAX);
+	if (fd >= 0 && size > 0)
+		n = pwrite(fd, text, (size_t)size, 0);
+	if (fd >= 0)
+		(void)close(fd);
+}
+
 static int enter(const struct jail_spec *spec, const struct lines *l, struct err *err)
 {
 	const char *host = spec->hostname ? spec->hostname : "guest";
@@ -178,6 +197,7 @@ static int enter(const struct jail_spec *spec, const struct lines *l, struct err
 		return rc;
 	if (setsid() < 0)
 		return err_errno(err, errno, "jail: setsid");
+	first_out_of_memory();
 	if (l->netns >= 0 && setns(l->netns, CLONE_NEWNET) < 0)
 		return err_errno(err, errno, "jail: enter network namespace %s", spec->netns);
 	if (spec->none) {

@@ -15,6 +15,7 @@
  *                is born there or goes there by itself
  *   die with us  PDEATHSIG SIGKILL; a closed pipe when the  nothing outlives the caller:
  *                caller was already gone                    PID 1's death ends the namespace
+ *   memory       oom_score_adj is JAIL_OOM_MORE more        ends before the host's programs do
  *   network      enters `netns`, or a new empty one         the host's network is out of reach
  *   root         tmpfs: /dev/{null,zero,random,urandom,     sees no file of the host but
  *                net/tun}, a fresh /proc with the host's    `mounts`; only /tmp (exec, size
@@ -31,7 +32,7 @@
  *
  * ptrace stays allowed: UML runs its guest's processes under it, and sees none
  * but its own.  `none` (debugging) takes only clone (PID, and mount for the
- * matching /proc), admit, die with us, network when netns is given, limits (core,
+ * matching /proc), admit, die with us, memory, network when netns is given, limits (core,
  * nofile, fsize) and descriptors: the program then runs as the caller's user on
  * the host's files, but still leaves nothing over at its end.
  *
@@ -48,6 +49,9 @@
 #include <sys/types.h>
 
 #include "lib/err.h"
+
+/* proc_pid_oom_score_adj(5): -1000 to 1000; as if it had 30 % more of the host's memory. */
+#define JAIL_OOM_MORE 300
 
 /* A file or folder of the host shown in the jail (bind mount: nosuid, nodev;
  * writable ones also noexec). */

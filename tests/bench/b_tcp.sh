@@ -5,6 +5,7 @@
 # the TCP windows that umlaut-init sets; without (WINDOWS=0) it measures what those bring.
 #   FAST=FILE: the kernel (default build/kernel/linux-fast, else Debian's)
 #   EXTRA: more arguments of both kernels, say seccomp=on
+#   SETUP=COMMAND: a shell runs it in each of the four guests before the first round
 #   HAND=raw: by hand with the transport raw over a veth pair, which reads and writes many
 #   packets with one system call, in the place of a tap
 . "$(dirname "$0")/../integration/lib.sh"
@@ -17,10 +18,11 @@ rounds=${ROUNDS:-5} seconds=${SECONDS_EACH:-4}
 tree=$STATE/tree
 mkdir -p "$tree"/{bin,sbin,etc,proc,sys,dev,tmp,root,lib,lib64,usr/bin}
 cp /bin/busybox "$tree/bin/"
-for a in sh mount ip ifconfig sleep cat echo hostname poweroff ping mkdir dmesg; do ln -sf busybox "$tree/bin/$a"; done
+for a in sh mount ip ifconfig sleep cat echo hostname poweroff ping mkdir dmesg true; do ln -sf busybox "$tree/bin/$a"; done
 cp /usr/bin/iperf3 "$tree/bin/"
 ldd /usr/bin/iperf3 | grep -oE '/[^ ]+' | while read -r l; do mkdir -p "$tree$(dirname "$l")"; cp -L "$l" "$tree$l"; done
-mkdir -p "$tree/etc"; echo 'root:x:0:0::/root:/bin/sh' > "$tree/etc/passwd"
+echo 'root:x:0:0::/root:/bin/sh' > "$tree/etc/passwd"
+echo "${SETUP:-true}" > "$tree/etc/setup"
 
 testbed_up 2
 check "kernel $("$kernel" --version)" ctl kernel add "$kernel" --name k || exit 1
@@ -30,8 +32,8 @@ name: tcp
 networks: {n: {subnet: 10.30.0.0/24}}
 defaults: {image: iperf, memory: 128M, cpus: 2, networks: [n], init: umlaut, kernel_args: "$extra"}
 guests:
-  s: {placement: {host: h1}, run: "iperf3 -s -D"}
-  c: {placement: {host: h2}}
+  s: {placement: {host: h1}, run: "sh /etc/setup; iperf3 -s -D"}
+  c: {placement: {host: h2}, run: "sh /etc/setup"}
 Y
 check "two guests on two hosts" ctl apply -f "$STATE/lab.yaml" --wait --timeout 60s || exit 1
 server=$(guest_json tcp/s 'networks[0].address')
@@ -48,6 +50,7 @@ for w in $(cat /proc/cmdline); do case $w in windows=1)
 ip link set eth0 mtu 1450 2> /dev/null || ip link set vec0 mtu 1450
 ip addr add $a/24 dev eth0 2> /dev/null || ip addr add $a/24 dev vec0
 ip link set eth0 up 2> /dev/null || ip link set vec0 up
+sh /etc/setup
 if [ -z "$p" ]; then iperf3 -s; else
 	echo ready
 	while read -r cmd; do echo "begin"; sh -c "$cmd"; echo "end"; done

@@ -166,6 +166,23 @@ static void test_identity(void **state)
 	expect(f, "ulimit -c; ulimit -n; ulimit -f", 0, "0\n4096\n10240\n");
 }
 
+/* A host that is out of memory ends it before the caller. */
+static void test_memory(void **state)
+{
+	struct fixture *f = *state;
+	char text[32];
+	int fd = open("/proc/self/oom_score_adj", O_RDONLY | O_CLOEXEC);
+	ssize_t n = read(fd, text, sizeof(text) - 1);
+	long adj;
+
+	assert_true(n > 0);
+	(void)close(fd);
+	text[n] = '\0';
+	adj = strtol(text, NULL, 10) + JAIL_OOM_MORE;
+	(void)snprintf(text, sizeof(text), "%ld\n", adj < 1000 ? adj : 1000);
+	expect(f, "busybox cat /proc/self/oom_score_adj", 0, text);
+}
+
 /* It sees itself, the reaper, and no file, process, device of the host. */
 static void test_sees_nothing(void **state)
 {
@@ -455,6 +472,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_identity, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_memory, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_sees_nothing, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_writes, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_denied, setup, teardown),
