@@ -34,8 +34,9 @@ static int act(struct ctl *ctl, Um__Envelope *env)
 static int guest_verb(struct ctl *ctl, int argc, char **argv, Um__GuestVerb verb)
 {
 	bool recover = verb == UM__GUEST_VERB__GUEST_RECOVER, discard = false;
-	const struct opt opts[] = {
-		{recover ? OPT_FLAG : OPT_END, "discard-disk", 0, &discard}, OPT_LAST};
+	const char *host = "";
+	const struct opt opts[] = {{recover ? OPT_FLAG : OPT_END, "discard-disk", 0, &discard},
+		{OPT_TEXT, "host", 0, &host}, OPT_LAST};
 	Um__Envelope env = wire_env(0);
 	Um__GuestAction r = UM__GUEST_ACTION__INIT;
 	int n = opt_parse(ctl, argc, argv, opts, NULL), rc;
@@ -54,6 +55,7 @@ static int guest_verb(struct ctl *ctl, int argc, char **argv, Um__GuestVerb verb
 	r.guests = argv + 1;
 	r.n_guests = (size_t)(n - 1);
 	r.verb = verb;
+	r.host = (char *)(uintptr_t)host;
 	env.body_case = UM__ENVELOPE__BODY_GUEST_ACTION;
 	env.guest_action = &r;
 	return act(ctl, &env);

@@ -143,7 +143,7 @@ const struct verb verbs[] = {
 	{"restart", "restart guests; their disks stay", cmd_restart,
 		"usage: clusterctl restart GUEST...   ('DEPLOYMENT/*': all of a deployment)\n"},
 	{"recover", "start guests elsewhere whose host is lost", cmd_recover,
-		"usage: clusterctl recover GUEST... --discard-disk\n"
+		"usage: clusterctl recover GUEST... --discard-disk [--host HOST]\n"
 		"\n"
 		"For guests that wait for their host (persistent, or on_host_loss: wait or none).\n"
 		"They start from their image on another host.  When the lost host comes back, "
@@ -153,7 +153,9 @@ const struct verb verbs[] = {
 		"Nobody but you can know that the host is off.  If it is only cut off, the guest\n"
 		"may still run there, and then runs twice, until the host is back.  "
 		"'DEPLOYMENT/*'\n"
-		"is all guests of a deployment whose host is lost.\n"},
+		"is all guests of a deployment whose host is lost.  --host: the host that you "
+		"know\n"
+		"to be off; a guest that is elsewhere by now is left alone.\n"},
 	{"migrate", "move guests to other hosts, with their disks", cmd_migrate,
 		"usage: clusterctl migrate GUEST... [--to HOST] [--rate SIZE] [--max-downtime "
 		"TIME]\n"

@@ -378,6 +378,7 @@ static void saved(struct guest *g, const struct life_job *job)
 		g->discard = false;
 	if (g->ended && g->saved_revision == g->revision)
 		g->noted = true;
+	report_guest(g);
 }
 
 static void disk_made(struct guest *g, const struct life_job *job)

@@ -54,6 +54,13 @@ static uint64_t cow_bytes(const struct guest *g)
 	return (uint64_t)st.st_blocks * 512;
 }
 
+/* What is not on disk yet would be forgotten by the next death of this process, which starts
+ * the older one again: with the memory that the scheduler gave to others when it heard of this. */
+static uint64_t durable_generation(const struct guest *g)
+{
+	return g->assign && g->spec_revision <= g->saved_revision ? g->assign->generation : 0;
+}
+
 static void observe(struct guest *g, Um__GuestObserved *out, char *reason)
 {
 	um__guest_observed__init(out);
@@ -74,7 +81,7 @@ static void observe(struct guest *g, Um__GuestObserved *out, char *reason)
 		out->boots = g->status.boots;
 	} else {
 		out->epoch = guest_epoch(g);
-		out->generation = g->assign ? g->assign->generation : 0;
+		out->generation = durable_generation(g);
 		out->boots = g->last.boots;
 	}
 }

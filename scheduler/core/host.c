@@ -166,7 +166,7 @@ static void note(struct core *core, struct core_guest *guest, const struct core_
 	if (guest->group && seen->generation == guest->generation)
 		guest_settle(core, guest);
 	if (seen->phase == CORE_RUNNING && before != CORE_RUNNING)
-		orphan_replaced(core, guest, out);
+		orphan_absent_before(core, guest, guest->host, guest->epoch, out);
 	if (seen->troubles > guest->troubles)
 		avoid_failed(core, guest->host, guest, now, out);
 	else if (seen->phase == CORE_RUNNING && before != CORE_RUNNING)
@@ -227,6 +227,7 @@ static void observe_one(struct core *core, struct core_host *host, const struct 
 			out_tell_remove(out, host->name, seen->uid, seen->epoch);
 		return;
 	}
+	orphan_absent_before(core, guest, host, seen->epoch, out);
 	if (guest->deleting)
 		guest_gone(core, guest, out);
 	else if (guest->evicted)

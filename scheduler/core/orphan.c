@@ -47,36 +47,37 @@ static void reserve(struct core *core, struct core_orphan *o, uint64_t bytes)
 	index_moved(core, host);
 }
 
-/* What is expected of a guest is looked for each time it starts, or is deleted. */
+/* What its hosts were not heard of yet is looked for each time the guest starts, goes, or is
+ * deleted. */
 static void list(struct core *core, struct core_orphan *o)
 {
 	struct core_guest *guest;
 
 	HASH_FIND(hh, core->guests, &o->facts.uid, sizeof(o->facts.uid), guest);
-	if (!guest || o->state != CORE_ORPHAN_EXPECTED || o->guest)
+	if (!guest || o->state == CORE_ORPHAN_KEPT || o->guest)
 		return;
 	o->guest = guest;
-	DL_APPEND2(guest->expected, o, guest_prev, guest_next);
+	DL_APPEND2(guest->orphans, o, guest_prev, guest_next);
 }
 
 static void unlist(struct core_orphan *o)
 {
 	if (o->guest)
-		DL_DELETE2(o->guest->expected, o, guest_prev, guest_next);
+		DL_DELETE2(o->guest->orphans, o, guest_prev, guest_next);
 	o->guest = NULL;
 }
 
 static void set_state(struct core_orphan *o, enum core_orphan_state state)
 {
 	o->state = state;
-	if (state != CORE_ORPHAN_EXPECTED)
+	if (state == CORE_ORPHAN_KEPT)
 		unlist(o);
 }
 
 void orphan_guest_freed(struct core_guest *guest)
 {
-	while (guest->expected)
-		unlist(guest->expected);
+	while (guest->orphans)
+		unlist(guest->orphans);
 }
 
 void orphan_loaded(struct core *core)
@@ -162,34 +163,44 @@ bool orphan_wanted(const struct core *core, uint64_t epoch)
 	return o && o->state == CORE_ORPHAN_EXPECTED;
 }
 
-void orphan_absent(
-	struct core *core, const struct core_host *host, uint64_t epoch, struct core_out *out)
+static void not_there(struct core *core, struct core_orphan *o, struct core_out *out)
 {
-	struct core_orphan *o = get(core, epoch);
-
-	if (!o || strcmp(o->host, host->name) != 0)
-		return;
 	if (o->state == CORE_ORPHAN_EXPECTED)
 		forget(core, o, out);
 	else if (o->state == CORE_ORPHAN_PRUNED)
 		tell_prune(o, out); /* is it gone as well? */
 }
 
-void orphan_replaced(struct core *core, const struct core_guest *guest, struct core_out *out)
+void orphan_absent(
+	struct core *core, const struct core_host *host, uint64_t epoch, struct core_out *out)
+{
+	struct core_orphan *o = get(core, epoch);
+
+	if (o && strcmp(o->host, host->name) == 0)
+		not_there(core, o, out);
+}
+
+void orphan_absent_before(struct core *core, const struct core_guest *guest,
+	const struct core_host *host, uint64_t epoch, struct core_out *out)
 {
 	struct core_orphan *o, *next;
 
-	DL_FOREACH_SAFE2(guest->expected, o, next, guest_next)
+	DL_FOREACH_SAFE2(guest->orphans, o, next, guest_next)
 	{
-		if (o->epoch < guest->epoch && strcmp(o->host, guest->host->name) == 0)
-			forget(core, o, out);
+		if (o->epoch < epoch && strcmp(o->host, host->name) == 0)
+			not_there(core, o, out);
 	}
 }
 
 void orphan_forget(struct core *core, const struct core_guest *guest, struct core_out *out)
 {
-	while (guest->expected)
-		forget(core, guest->expected, out);
+	struct core_orphan *o, *next;
+
+	DL_FOREACH_SAFE2(guest->orphans, o, next, guest_next)
+	{
+		if (o->state == CORE_ORPHAN_EXPECTED)
+			forget(core, o, out);
+	}
 }
 
 void orphan_host_gone(struct core *core, const struct core_host *host, struct core_out *out)

@@ -45,7 +45,7 @@ struct core_orphan {
 	struct core_orphan_facts facts;
 	uint64_t reserved;	  /* of its host's disk */
 	bool seen;		  /* in the hello that is being heard */
-	struct core_guest *guest; /* on whose list it is, while EXPECTED; NULL: on none */
+	struct core_guest *guest; /* on whose list it is, unless it is KEPT; NULL: on none */
 	struct core_orphan *guest_prev, *guest_next;
 	UT_hash_handle hh; /* by epoch */
 };
@@ -78,9 +78,10 @@ void orphan_absent(
 /* HOST said hello with these guests. */
 void orphan_hello(struct core *core, const struct core_host *host,
 	const struct core_observed *observed, size_t count);
-/* The guest runs on HOST on another disk: what was expected of it there was never written,
- * or its host tells of it. */
-void orphan_replaced(struct core *core, const struct core_guest *guest, struct core_out *out);
+/* HOST has the guest on another disk, or nothing of it any more, under EPOCH: what was expected
+ * there under older ones was never written, or its host tells of it. */
+void orphan_absent_before(struct core *core, const struct core_guest *guest,
+	const struct core_host *host, uint64_t epoch, struct core_out *out);
 /* The guest is deleted. */
 void orphan_forget(struct core *core, const struct core_guest *guest, struct core_out *out);
 /* The guest's memory goes. */

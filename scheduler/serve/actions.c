@@ -19,7 +19,8 @@ struct doing {
 	Um__Ok ok;
 	size_t done_room, failed_room;
 	size_t done, failed;
-	struct err first; /* of those that failed */
+	struct err first;    /* of those that failed */
+	const char *only_on; /* the host that the user knows to be off; "": not said */
 };
 
 static void add_line(struct doing *d, char ***list, size_t *count, size_t *room, const char *text)
@@ -58,7 +59,7 @@ static void failed(struct doing *d, const struct err *err)
 
 static void begin(struct doing *d, struct serve *s)
 {
-	*d = (struct doing){.s = s};
+	*d = (struct doing){.s = s, .only_on = ""};
 	um__ok__init(&d->ok);
 }
 
@@ -101,11 +102,23 @@ static enum core_verb verb_of(const Um__GuestAction *r)
 							  : CORE_START;
 }
 
+static bool is_there(const struct doing *d, const struct core_guest *g)
+{
+	return !*d->only_on || (g->host && strcmp(g->host->name, d->only_on) == 0);
+}
+
 static void act(struct doing *d, const struct core_guest *g, enum core_verb verb)
 {
 	const struct core_host *was = g->host;
 	struct err err = ERR_INIT;
 
+	if (!is_there(d, g)) {
+		(void)err_set(&err, -EBUSY, "guest %s is %s%s, not on %.60s", g->name,
+			g->host ? "on host " : "on no host", g->host ? g->host->name : "",
+			d->only_on);
+		failed(d, &err);
+		return;
+	}
 	if (core_guest_verb(d->s->core, g->uid, verb, proc_wall_ms(), &d->s->out, &err) < 0) {
 		failed(d, &err);
 		return;
@@ -151,7 +164,8 @@ static void act_on_all(
 		DL_FOREACH2(group->guests, g, group_next)
 		{
 			/* It is meant for those that wait for a lost host. */
-			if (verb == CORE_RECOVER && (!g->host || g->host->state != CORE_HOST_LOST))
+			if (verb == CORE_RECOVER &&
+				(!g->host || !is_there(d, g) || g->host->state != CORE_HOST_LOST))
 				left++;
 			else
 				act(d, g, verb);
@@ -159,11 +173,13 @@ static void act_on_all(
 	if (verb != CORE_RECOVER)
 		return;
 	if (d->done + d->failed == before) {
-		(void)err_set(&err, -EBUSY, "no guest of '%s' is on a lost host", deployment->name);
+		(void)err_set(&err, -EBUSY, "no guest of '%s' is on %s%.60s", deployment->name,
+			*d->only_on ? "the lost host " : "a lost host", d->only_on);
 		failed(d, &err);
 	} else if (left) {
-		say(d, "%zu others of '%s' are not on a lost host and were left alone", left,
-			deployment->name);
+		say(d, "%zu others of '%s' are not on %s%s and were left alone", left,
+			deployment->name, *d->only_on ? "the lost host " : "a lost host",
+			d->only_on);
 	}
 }
 
@@ -188,11 +204,18 @@ static bool all_known(
 void actions_guest(struct serve *s, const struct peer *from, const Um__Envelope *env)
 {
 	const Um__GuestAction *r = env->guest_action;
+	struct err err = ERR_INIT;
 	struct doing d;
 
+	if (*r->host && !core_host(s->core, r->host)) {
+		(void)err_set(&err, -ENOENT, "no host '%.60s'", r->host);
+		serve_error(s, from, env->id, &err);
+		return;
+	}
 	if (!all_known(s, from, env->id, r))
 		return;
 	begin(&d, s);
+	d.only_on = r->host;
 	for (size_t i = 0; i < r->n_guests; i++) {
 		if (is_all(r->guests[i]))
 			act_on_all(&d, all_of(s, r->guests[i], NULL), verb_of(r));

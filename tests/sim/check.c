@@ -473,6 +473,9 @@ bool check_settled(char *why, size_t size)
 
 		if (!h || h->state != CORE_HOST_UP)
 			return miss(&m, "%s is not in the cluster", sim->machines[i].name);
+		/* Then it takes what waits, or moves. */
+		if (h->avoid_until)
+			return miss(&m, "%s gets no guests for a while", sim->machines[i].name);
 	}
 	for (const struct core_guest *g = core_guests(s->core); g; g = g->hh.next)
 		if (!guest_settled(s, g, &m))

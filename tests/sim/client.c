@@ -236,6 +236,8 @@ static void fill_recover(struct request *r, const struct wish *w)
 	r->action.guests = r->targets;
 	r->action.n_guests = 1;
 	r->action.verb = UM__GUEST_VERB__GUEST_RECOVER;
+	/* It is asked for again until it is done: the guest may be elsewhere by then. */
+	r->action.host = sim->machines[w->target].name;
 	if (g)
 		check_recovered(g->uid, g->epoch);
 }

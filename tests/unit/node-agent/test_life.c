@@ -601,6 +601,39 @@ static bool has_reason(struct world *w, void *text)
 	return strstr(told_of(w, 1)->reason, text) != NULL;
 }
 
+static bool not_saved(struct world *w, void *arg)
+{
+	(void)arg;
+	return guests_find(w->agent->guests, 1)->save_failed && told_of(w, 1)->generation == 0;
+}
+
+/* A new generation is told when it is on disk: a death of the agent before would bring the older
+ * one back, with another size. */
+static void test_durable_generation(void **state)
+{
+	struct world *w = *state;
+	char spec[PATH_MAX], kept[PATH_MAX + 8];
+	uint64_t generation = 2;
+
+	until(w, is_here, NULL);
+	(void)want(w, 0);
+	w->guests[0].run = false;
+	say_all(w);
+	until_phase(w, UM__PHASE__STOPPED);
+	assert_int_equal(told_of(w, 1)->generation, 1);
+	(void)str_format(spec, sizeof(spec), "%s/guests/0000000000000001/spec.pb", w->config.state);
+	(void)str_format(kept, sizeof(kept), "%s.kept", spec);
+	assert_int_equal(rename(spec, kept), 0);
+	assert_int_equal(mkdir(spec, 0700), 0); /* nothing can be renamed to it */
+	w->guests[0].generation = generation;
+	say_guests(w, false, 0, 1);
+	until(w, not_saved, NULL);
+	assert_int_equal(rmdir(spec), 0);
+	w->guests[0].run = true;
+	say_guests(w, false, 0, 1);
+	until(w, generation_is, &generation);
+}
+
 static void test_troubles(void **state)
 {
 	struct world *w = *state;
@@ -731,6 +764,7 @@ int main(void)
 		T(test_agent_restart),
 		T(test_dies_anywhere),
 		T(test_live_change),
+		T(test_durable_generation),
 		T(test_troubles),
 		T(test_missing_image),
 		T(test_boot_slots),

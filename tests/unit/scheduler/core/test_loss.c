@@ -247,7 +247,38 @@ static void test_back_where_it_was(void **state)
 	world_close(&w);
 }
 
-/* A predecessor may have granted a longer lease: that is waited for, once. */
+/* Pruned before its host made it an orphan, and the guest is deleted there meanwhile: its host
+ * has nothing of it, and is asked whether the old disk has gone as well. */
+static void test_pruned_and_deleted(void **state)
+{
+	struct core_observed seen = {.gone = true, .reason = ""};
+	const struct core_guest *g;
+	uint64_t epoch;
+	struct world w;
+	struct lab lab;
+
+	(void)state;
+	g = one(&w, &lab, CORE_LOSS_RESTART);
+	epoch = g->epoch;
+	unit_ok(core_cordon(w.core, "h2", true, w.now, &w.out, &w.err), &w.err);
+	silence(&w, 4000);
+	silence(&w, 1500);
+	back_with(&w, g->uid, epoch, 0);
+	assert_string_equal(g->host->name, "h1");
+	unit_ok(core_prune(w.core, epoch, &w.out, &w.err), &w.err);
+	seen.uid = g->uid;
+	seen.epoch = g->epoch;
+	delete_lab(&w);
+	core_out_reset(&w.out);
+	unit_ok(core_observe(w.core, "h1", &seen, 1, w.now, &w.out, &w.err), &w.err);
+	check(&w);
+	assert_null(core_guest(w.core, seen.uid));
+	assert_int_equal(actions(&w, CORE_TELL_PRUNE), 1);
+	say_orphan(&w, seen.uid, epoch, true);
+	assert_null(core_orphan(w.core, epoch));
+	world_close(&w);
+}
+
 /* It comes back to where it was, where nothing had been written yet: nothing is expected
  * of that host any more. */
 static void test_back_with_nothing(void **state)
@@ -275,6 +306,7 @@ static void test_back_with_nothing(void **state)
 	world_close(&w);
 }
 
+/* A predecessor may have granted a longer lease: that is waited for, once. */
 static void test_longer_lease(void **state)
 {
 	const struct core_guest *g;
@@ -484,6 +516,7 @@ int main(void)
 		cmocka_unit_test(test_orphan_not_wanted),
 		cmocka_unit_test(test_back_where_it_was),
 		cmocka_unit_test(test_back_with_nothing),
+		cmocka_unit_test(test_pruned_and_deleted),
 		cmocka_unit_test(test_longer_lease),
 		cmocka_unit_test(test_slept),
 		cmocka_unit_test(test_remove_by_force),

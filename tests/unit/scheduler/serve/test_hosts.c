@@ -427,7 +427,7 @@ static void test_watch(void **state)
 	until(w, seen_suspect);
 }
 
-static const Um__Envelope *recover(struct world *w, const char *name)
+static const Um__Envelope *recover_from(struct world *w, const char *name, const char *host)
 {
 	char *guests[] = {T(name)};
 	Um__Envelope env = wire_env(0);
@@ -436,9 +436,15 @@ static const Um__Envelope *recover(struct world *w, const char *name)
 	r.guests = guests;
 	r.n_guests = 1;
 	r.verb = UM__GUEST_VERB__GUEST_RECOVER;
+	r.host = T(host);
 	env.body_case = UM__ENVELOPE__BODY_GUEST_ACTION;
 	env.guest_action = &r;
 	return ask(w, &env);
+}
+
+static const Um__Envelope *recover(struct world *w, const char *name)
+{
+	return recover_from(w, name, "");
 }
 
 static void make_lab(struct world *w)
@@ -481,6 +487,32 @@ static void test_recover(void **state)
 	assert_int_equal(e->ok->n_failed, 0);
 }
 
+static void refused(const Um__Envelope *e, const char *text)
+{
+	assert_int_equal(e->body_case, UM__ENVELOPE__BODY_ERROR);
+	if (!strstr(e->error->message, text))
+		fail_msg("'%s' does not say '%s'", e->error->message, text);
+}
+
+/* The user knows one host to be off: a guest that is on another is not recovered. */
+static void test_recover_from(void **state)
+{
+	struct world *w = *state;
+	const Um__Envelope *e;
+
+	make_lab(w);
+	w->agents[0].silent = true;
+	until(w, is_released);
+	refused(recover_from(w, "lab/web", "h2"), "guest lab/web is on host h1, not on h2");
+	refused(recover_from(w, "lab/*", "h2"), "no guest of 'lab' is on the lost host h2");
+	refused(recover_from(w, "lab/web", "h9"), "no host 'h9'");
+	e = recover_from(w, "lab/*", "h1");
+	assert_int_equal(e->body_case, UM__ENVELOPE__BODY_OK);
+	assert_non_null(strstr(e->ok->done[0], "lab/web starts elsewhere"));
+	assert_non_null(strstr(e->ok->done[1], "1 others of 'lab' are not on the lost host h1"));
+	refused(recover_from(w, "lab/web", "h1"), "guest lab/web is on no host, not on h1");
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -493,6 +525,7 @@ int main(void)
 		TEST(test_cordon_says),
 		TEST(test_watch),
 		TEST(test_recover),
+		TEST(test_recover_from),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
