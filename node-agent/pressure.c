@@ -21,8 +21,33 @@ struct pressure {
 	struct loop_timer *timer;
 	uint64_t *uids; /* who is still to be told */
 	size_t count, told;
-	uint64_t last; /* loop time; 0: never */
+	uint64_t last;	     /* loop time; 0: never */
+	uint64_t stalled_us; /* in all, when that was looked at last */
 };
+
+/* How long somebody stood still for want of memory, since the host's start. */
+static uint64_t stalled(const struct pressure *p)
+{
+	char text[256];
+	ssize_t n = pread(p->fd, text, sizeof(text) - 1, 0);
+	const char *total;
+
+	if (n <= 0)
+		return 0;
+	text[n] = '\0';
+	total = strstr(text, "total=");
+	return total ? strtoull(total + strlen("total="), NULL, 10) : 0;
+}
+
+/* A trigger's first event may be of what was long before it: the kernel adds that up when it
+ * begins to look (psi.c, PSI_POLL). */
+static bool is_now(struct pressure *p)
+{
+	uint64_t was = p->stalled_us;
+
+	p->stalled_us = stalled(p);
+	return p->stalled_us >= was + PRESSURE_STALL_US;
+}
 
 static void tell(struct pressure *p, uint64_t uid)
 {
@@ -64,7 +89,8 @@ static void on_pressure(void *arg, unsigned events)
 		(void)loop_fd_want(p->watch, 0);
 		return;
 	}
-	if (p->uids || (p->last && now - p->last < PRESSURE_REST_MS) || !guests_count(guests))
+	if (!is_now(p) || p->uids || (p->last && now - p->last < PRESSURE_REST_MS) ||
+		!guests_count(guests))
 		return;
 	p->uids = calloc(guests_count(guests), sizeof(*p->uids));
 	if (!p->uids)
@@ -111,6 +137,7 @@ int pressure_open(struct agent *agent, struct pressure **out, struct err *err)
 	}
 	p->agent = agent;
 	p->fd = fd;
+	p->stalled_us = stalled(p);
 	*out = p; /* the caller stops and frees it in any case */
 	rc = loop_timer_open(agent->loop, "pressure", on_turn, p, &p->timer, err);
 	if (rc == 0)

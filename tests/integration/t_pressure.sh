@@ -41,7 +41,7 @@ holds_at_most() { [ "$(shmem a)" -le "$1" ]; }
 before=$(shmem a)
 check "a guest writes 40 MiB, and keeps them in its cache" ctl exec p/a -- sh -c 'dd if=/dev/zero of=/root/f bs=1M count=40 conv=fsync && cat /root/f > /dev/null'
 check "the host's memory is taken" test "$(shmem a)" -ge $((before + 35))
-check "while nobody needs it, it stays so" sh -c "! grep -q 'short of memory' '$STATE/bed/log/h1.log'"
+check "while nobody needs it, it stays so; nor is a trouble before the agent's start told" sh -c "! grep -q 'short of memory' '$STATE/bed/log/h1.log'"
 
 # Eight programs on the host share what is enough for none.
 check "the thrasher is built" gcc -O2 -o "$STATE/thrash" tests/integration/thrash.c || exit 1
