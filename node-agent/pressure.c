@@ -39,8 +39,8 @@ static uint64_t stalled(const struct pressure *p)
 	return total ? strtoull(total + strlen("total="), NULL, 10) : 0;
 }
 
-/* A trigger's first event may be of what was long before it: the kernel adds that up when it
- * begins to look (psi.c, PSI_POLL). */
+/* An event alone does not say so: one has been seen within a second of the trigger's making, when
+ * all had stood still for 35 ms in the hour before.  What counts is what the host says itself. */
 static bool is_now(struct pressure *p)
 {
 	uint64_t was = p->stalled_us;

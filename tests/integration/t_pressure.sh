@@ -22,6 +22,25 @@ if [ ! -x "$fast" ]; then
 	echo "skip pressure" >> "$RESULT"
 	finish
 fi
+# Eight programs on the host share what is enough for none.
+check "the thrasher is built" gcc -O2 -o "$STATE/thrash" tests/integration/thrash.c || exit 1
+if [ -e /sys/fs/cgroup/memory/memory.limit_in_bytes ] || [ -d /sys/fs/cgroup/memory ]; then
+	group=/sys/fs/cgroup/memory/$NAME limit=memory.limit_in_bytes
+else
+	group=/sys/fs/cgroup/$NAME limit=memory.max
+fi
+mkdir "$group" && echo 12M > "$group/$limit" || exit 1
+trap at_end EXIT
+thrash() { # SECONDS
+	echo "$BASHPID" > "$group/cgroup.procs"
+	head -c 200M /dev/zero > "$STATE/large"
+	for _ in 1 2 3 4 5 6 7 8; do "$STATE/thrash" "$STATE/large" "$1" > /dev/null & done
+	wait
+}
+stalled() { sed -n 's/^some .*total=//p' /proc/pressure/memory; }
+was=$(stalled)
+(thrash 3)
+check "the host was short of memory, before there was an agent" test "$(stalled)" -gt $((was + 150000))
 testbed_up 1
 images
 check "kernel fast is added" ctl kernel add "$fast" --name fast || exit 1
@@ -32,6 +51,10 @@ defaults: {image: busybox, kernel: fast, memory: 256M, networks: [n]}
 guests: {a: {}, b: {memory: 64M}}
 Y
 check "two guests are ready" ctl apply -f "$STATE/lab.yaml" --wait --timeout 60s || exit 1
+# As little as makes the host's kernel look: it adds up what was before.
+was=$(stalled)
+a_little() { (echo "$BASHPID" > "$group/cgroup.procs"; dd if="$STATE/large" of=/dev/null bs=1M count=40 iflag=fullblock; test "$(stalled)" -gt "$was"); }
+check "somebody stands still for a moment" wait_until 10 a_little
 shmem() { # GUEST: MiB of its kernel's memory
 	processes "$STATE/bed/h1/state/guests/$(guest_json "p/$1" uid)" | awk '$2 == "kernel" {print $1}' |
 		while read -r p; do awk '/^RssShmem:/ {print int($2 / 1024)}' "/proc/$p/status"; done | sort -n | tail -1
@@ -43,21 +66,7 @@ check "a guest writes 40 MiB, and keeps them in its cache" ctl exec p/a -- sh -c
 check "the host's memory is taken" test "$(shmem a)" -ge $((before + 35))
 check "while nobody needs it, it stays so; nor is a trouble before the agent's start told" sh -c "! grep -q 'short of memory' '$STATE/bed/log/h1.log'"
 
-# Eight programs on the host share what is enough for none.
-check "the thrasher is built" gcc -O2 -o "$STATE/thrash" tests/integration/thrash.c || exit 1
-if [ -e /sys/fs/cgroup/memory/memory.limit_in_bytes ] || [ -d /sys/fs/cgroup/memory ]; then
-	group=/sys/fs/cgroup/memory/$NAME limit=memory.limit_in_bytes
-else
-	group=/sys/fs/cgroup/$NAME limit=memory.max
-fi
-mkdir "$group" && echo 12M > "$group/$limit" || exit 1
-trap at_end EXIT
-(
-	echo "$BASHPID" > "$group/cgroup.procs"
-	head -c 200M /dev/zero > "$STATE/large"
-	for _ in 1 2 3 4 5 6 7 8; do "$STATE/thrash" "$STATE/large" 8 > /dev/null & done
-	wait
-) &
+(thrash 8) &
 thrash=$!
 check "the agent hears that the host is short of memory" wait_until 30 grep -q 'short of memory' "$STATE/bed/log/h1.log"
 check "the guest's caches come back to the host" wait_until 20 holds_at_most $((before + 10)) || echo "      before $before MiB, now $(shmem a)"
