@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <pwd.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/capability.h>
 #include <sys/resource.h>
@@ -21,6 +22,7 @@
 #define MEMORY_MIN (UINT64_C(256) << 20)
 #define DISK_MIN (UINT64_C(1) << 30)
 #define FILES_MIN 4096
+#define HALT_POLL_MIN 50000u /* ns */
 
 struct checks {
 	const struct agentconf *config;
@@ -201,6 +203,38 @@ static void limits(struct checks *c)
 	}
 }
 
+static uint64_t number_of(const char *path)
+{
+	struct buf text;
+	uint64_t n = UINT64_MAX;
+
+	buf_init(&text);
+	if (fs_read(path, 64, &text, NULL) == 0)
+		n = strtoull(buf_text(&text), NULL, 10);
+	buf_free(&text);
+	return n;
+}
+
+/* Two guests that talk sleep some ten thousand times a second each.  In a virtual machine a
+ * processor that sleeps at once is woken by its host: docs/performance.md has what that costs. */
+static void idle(struct checks *c)
+{
+	uint64_t ns = number_of("/sys/module/haltpoll/parameters/guest_halt_poll_ns");
+	struct check_result *r;
+
+	if (ns == UINT64_MAX)
+		return;
+	r = add(c, "idle");
+	(void)str_format(r->detail, sizeof(r->detail),
+		"processors wait %llu ns for work before they sleep (haltpoll)",
+		(unsigned long long)ns);
+	if (ns >= HALT_POLL_MIN)
+		return;
+	r->level = CHECK_WARN;
+	r->remedy = "guests' networks are up to twice as fast with: "
+		    "echo 200000 > /sys/module/haltpoll/parameters/guest_halt_poll_ns";
+}
+
 /* ---------------------------------------------------------------- underlay, files */
 
 static void underlay(struct checks *c)
@@ -289,6 +323,7 @@ size_t check_run(const struct agentconf *config, struct check_result out[CHECKS_
 	try_all(&c);
 	room(&c);
 	limits(&c);
+	idle(&c);
 	underlay(&c);
 	files(&c);
 	leftovers(&c);

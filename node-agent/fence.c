@@ -16,6 +16,7 @@ struct fence {
 	struct agent *agent;
 	struct loop_timer *timer;
 	bool cut;      /* the lease has ended */
+	bool said;     /* that it has */
 	bool expelled; /* from the cluster */
 	bool marked;   /* so it is on disk, too */
 	bool marking;  /* the pool is at it */
@@ -74,7 +75,11 @@ static void on_end(void *arg)
 	fence->cut = true;
 	fence->cut_at = proc_boot_ms();
 	kill_all(fence->agent);
-	log_warn("the lease ends unanswered: guests that may be started elsewhere are ended");
+	/* A host that has none, a new one say, has nothing to end. */
+	fence->said = guests_count(fence->agent->guests) > 0;
+	if (fence->said)
+		log_warn("the lease ends unanswered: guests that may be started elsewhere are "
+			 "ended");
 	touch_all(fence->agent);
 }
 
@@ -240,7 +245,7 @@ void fence_lift(struct fence *fence)
 	/* An answer to what was sent before the cut may have been on its way for long. */
 	if (fence->cut && fence->heard < fence->cut_at)
 		return;
-	if (fence->cut)
+	if (fence->cut && fence->said)
 		log_info("the lease is good again");
 	fence->cut = fence->fresh = false;
 	touch_all(fence->agent);

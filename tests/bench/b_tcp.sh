@@ -6,6 +6,8 @@
 #   FAST=FILE: the kernel (default build/kernel/linux-fast, else Debian's)
 #   EXTRA: more arguments of both kernels, say seccomp=on
 #   SETUP=COMMAND: a shell runs it in each of the four guests before the first round
+#   HALT_POLL=NS: how long this machine's processors wait for work before they sleep, while
+#   this runs (haltpoll, in a virtual machine)
 #   HAND=raw: by hand with the transport raw over a veth pair, which reads and writes many
 #   packets with one system call, in the place of a tap
 . "$(dirname "$0")/../integration/lib.sh"
@@ -70,10 +72,15 @@ hand_cleanup() {
 at_end() {
 	local status=$?
 	hand_cleanup
+	[ -z "$poll_before" ] || echo "$poll_before" > "$poll"
 	(exit $status)
 	cleanup
 }
 trap at_end EXIT
+poll=/sys/module/haltpoll/parameters/guest_halt_poll_ns poll_before=''
+if [ -n "${HALT_POLL:-}" ]; then
+	if ! poll_before=$(cat $poll) || ! echo "$HALT_POLL" > $poll; then echo "this machine has no haltpoll"; exit 1; fi
+fi
 for n in 1 2; do
 	ns=$NAME-hand$n
 	ip netns add "$ns"

@@ -20,6 +20,15 @@ check "it shows guests that talk" grep -q '0% packet loss' "$STATE/out"
 check "on three hosts" sh -c "[ \$(grep -cE '^h[123] +up' '$STATE/out') = 3 ]"
 check "and how to end it" grep -q -- "--name $NAME --dir $STATE/bed --down" "$STATE/out"
 
+# What a host's processors do when they have nothing to do: told where they can be told.
+poll=/sys/module/haltpoll/parameters/guest_halt_poll_ns
+quick --check > "$STATE/check"
+if [ -e $poll ] && [ "$(cat $poll)" -lt 50000 ]; then
+	check "--check tells that processors sleep at once, and the remedy" sh -c "grep -q '^warning  idle .* $(cat $poll) ns ' '$STATE/check' && grep -q 'echo 200000 > $poll' '$STATE/check'"
+else
+	check "--check has nothing to say of processors that sleep" sh -c "! grep -q '^warning  idle' '$STATE/check'"
+fi
+
 seconds quick; equal "a second run ends well" 0 $?
 echo "      the second run took $took s"
 check "and is quick" test "$took" -le 20
