@@ -198,21 +198,25 @@ static void print_one(const struct report *r)
 
 static int print_many(const struct reports *rs)
 {
-	struct report sum;
+	struct report sum = {.ready = false};
 	int64_t *totals = calloc(rs->count + 1, sizeof(*totals));
-	int rc = totals ? summarise(rs, &sum) : ctl_fail(EXIT_FAILED, "memory is short");
-	size_t n = 0;
+	size_t n = 0, middle;
+	int rc;
 
+	if (!totals)
+		return ctl_fail(EXIT_FAILED, "memory is short");
+	rc = summarise(rs, &sum);
 	if (rc == 0) {
 		print_table(&sum, true);
 		for (size_t i = 0; i < rs->count; i++)
 			if (rs->list[i].ready)
 				totals[n++] = rs->list[i].total;
 		qsort(totals, n, sizeof(*totals), by_value);
+		middle = n / 2;
 		(void)printf("%zu guests, %zu ready", rs->count, n);
 		if (n)
 			(void)printf(", after %.1f ms (median), %.1f ms (worst)",
-				(double)totals[n / 2] / 1000, (double)totals[n - 1] / 1000);
+				(double)totals[middle] / 1000, (double)totals[n - 1] / 1000);
 		(void)putchar('\n');
 	}
 	free(totals);

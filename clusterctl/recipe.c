@@ -13,8 +13,6 @@
 #include "clusterctl/ctl.h"
 #include "lib/str.h"
 
-extern char **environ;
-
 #define IN_SOURCE "guest/kernel/build"
 
 static bool recipe_at(const char *folder, const char *script, char out[PATH_MAX])

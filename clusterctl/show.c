@@ -280,11 +280,11 @@ static void network_cells(const Um__NetworkInfo *n, bool wide, struct table *t)
 /* The first few, and how many more there are. */
 static void features_cell(const char *features, bool wide, struct table *t)
 {
-	const char *p = features;
+	const char *p = strchr(features, ',');
 	size_t more = 1;
 
-	for (int i = 0; i < FEATURES_SHOWN && p; i++)
-		p = strchr(p + (i > 0), ',');
+	for (int i = 1; i < FEATURES_SHOWN && p; i++)
+		p = strchr(p + 1, ',');
 	if (!*features || wide || !p) {
 		table_add(t, *features ? features : "-");
 		return;

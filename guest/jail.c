@@ -184,6 +184,7 @@ static void first_out_of_memory(void)
 		text, sizeof(text), "%ld", adj < OOM_SCORE_ADJ_MAX ? adj : OOM_SCORE_ADJ_MAX);
 	if (fd >= 0 && size > 0)
 		n = pwrite(fd, text, (size_t)size, 0);
+	(void)n;
 	if (fd >= 0)
 		(void)close(fd);
 }

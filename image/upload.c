@@ -385,6 +385,7 @@ static void on_need(void *arg, const Um__Envelope *env, const void *bulk, size_t
 		finish(up, err ? err : &bad);
 		return;
 	}
+	/* Without one that was an error. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
 	if (!env->more) {
 		progress(up, "sending", 0);
 		pump(up);

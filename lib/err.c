@@ -1,5 +1,9 @@
 #include "lib/err.h"
 
+#undef err_set /* of the analyzer's view, err.h */
+#undef err_errno
+#undef err_wrap
+
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>

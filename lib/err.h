@@ -40,6 +40,17 @@ int err_errno(struct err *err, int code, const char *fmt, ...)
  * err->code, or -EIO when err is NULL or unset. */
 int err_wrap(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+#ifdef __clang_analyzer__
+/* It does not see into err.c: what they return is negative. */
+static inline int err_negative(int code)
+{
+	return code < 0 ? code : -5;
+}
+#define err_set(...) err_negative(err_set(__VA_ARGS__))
+#define err_errno(...) err_negative(err_errno(__VA_ARGS__))
+#define err_wrap(...) err_negative(err_wrap(__VA_ARGS__))
+#endif
+
 /* The message, never NULL; "unknown error" when unset. */
 const char *err_msg(const struct err *err);
 

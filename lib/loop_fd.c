@@ -141,6 +141,7 @@ int loop_exit_open(struct loop *loop, const struct proc_id *id, loop_exit_fn *fn
 		(void)close(pidfd);
 		return rc;
 	}
+	/* Set, as that succeeded. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
 	watch->pidfd = pidfd;
 	watch->exit_fn = fn;
 	watch->want = LOOP_READ;

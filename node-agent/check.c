@@ -226,7 +226,7 @@ static void idle(struct checks *c)
 		return;
 	r = add(c, "idle");
 	(void)str_format(r->detail, sizeof(r->detail),
-		"processors wait %llu ns for work before they sleep (haltpoll)",
+		"haltpoll: processors look %llu ns for work before they sleep",
 		(unsigned long long)ns);
 	if (ns >= HALT_POLL_MIN)
 		return;

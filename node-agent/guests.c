@@ -163,11 +163,14 @@ static int load_fences(struct guests *guests, struct err *err)
 	buf_add_byte(&text, '\0');
 	for (const char *at = (const char *)text.data; rc == 0 && at && *at; lines++) {
 		const char *end = strchr(at, '\n');
+		char *space, *last;
 		uint64_t uid, epoch;
 
 		if (!end)
 			break;
-		if (sscanf(at, "%16" SCNx64 " %20" SCNu64, &uid, &epoch) == 2)
+		uid = strtoull(at, &space, 16);
+		epoch = strtoull(space, &last, 10);
+		if (space > at && *space == ' ' && last > space && last == end)
 			fence_note(guests, uid, epoch);
 		at = end + 1;
 	}

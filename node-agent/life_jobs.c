@@ -534,6 +534,7 @@ void life_save(struct guest *g)
 		g->assign && g->spec_revision > g->saved_revision)
 		(void)pack_spec(g, &job->spec_data, &job->spec_size, &err);
 	job->discard = g->discard && !g->run;
+	/* One that takes is assigned. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
 	job->take = guest_takes(g) ? g->assign->from_move : 0;
 	run_job(job, &err);
 }

@@ -161,7 +161,7 @@ static int check_base(struct move_job *job)
 static int prepare(struct move_job *job)
 {
 	const struct fs_file offer = {MOVES_OFFER, job->offer, job->offer_size};
-	Um__MoveSeal *seal;
+	Um__MoveSeal *seal = NULL;
 	int rc = fs_mkdirs(job->dir, 0700, &job->err);
 
 	crash_point("move-prepare");
@@ -298,6 +298,8 @@ static void run_job(struct move *m, bool forget)
 	job->unread = !m->target;
 	memcpy(job->dir, m->dir, sizeof(job->dir));
 	if (!forget) {
+		/* Without a target it is to be forgotten.
+		 * NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
 		memcpy(job->image, m->target->guest->image->id.data, sizeof(job->image));
 		job->disk_bytes = m->target->guest->spec->disk_bytes;
 		job->offer_size = um__move_target__get_packed_size(m->target);

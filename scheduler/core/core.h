@@ -351,10 +351,10 @@ struct core_guest {
 	const char *placed_because;
 	struct core_nic *nics;
 	uint32_t nic_count;
-	struct core_move *move;	      /* of it, under way; NULL: none (move.h) */
-	struct core_orphan *orphans;  /* of it, all but those KEPT, by guest_next (orphan.h) */
-	uint64_t from_move;	      /* its disk came by this move, and it has not run since */
-	bool pending;		      /* on its group's list of those that wait for a host */
+	struct core_move *move;	     /* of it, under way; NULL: none (move.h) */
+	struct core_orphan *orphans; /* of it, all but those KEPT, by guest_next (orphan.h) */
+	uint64_t from_move;	     /* its disk came by this move, and it has not run since */
+	bool pending;		     /* on its group's list of those that wait for a host */
 	uint8_t troubles;
 	bool exclusive;
 	bool marked; /* while a set is looked at (together.c) */

@@ -13,7 +13,7 @@
 #define RETRY_MAX_MS 60000u
 #define FAR_AWAY UINT64_MAX
 
-#define EACH(core, host) for (host = (core)->draining; host; host = host->drain->next)
+#define EACH(core, host) for ((host) = (core)->draining; (host); (host) = (host)->drain->next)
 
 static uint64_t pause_ms(uint32_t passes)
 {
@@ -308,6 +308,7 @@ int core_drain(struct core *core, const char *name, uint32_t parallel, uint64_t 
 		if (rc < 0) {
 			if (!host->drain)
 				free(d);
+			/* Else it is the host's. NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
 			return rc;
 		}
 	}

@@ -76,8 +76,10 @@ static void describe(const struct run *run, const struct near *near, enum refusa
 		(void)snprintf(text, CORE_REASON, "%u guests are there", near->host->guest_count);
 		break;
 	case NOT_UP:
+		/* NOLINTBEGIN(clang-analyzer-core.NullDereference): refused is some host */
 		(void)snprintf(
 			text, CORE_REASON, "it is %s", core_host_state_name(near->host->state));
+		/* NOLINTEND(clang-analyzer-core.NullDereference) */
 		break;
 	default:
 		break;

@@ -209,7 +209,7 @@ void auth_token(struct serve *s, const struct peer *from, const Um__Envelope *en
 	Um__TokenReply body = UM__TOKEN_REPLY__INIT;
 	char text[CURVE_TOKEN_MAX];
 	struct err err = ERR_INIT;
-	struct key *key;
+	struct key *key = NULL;
 	enum role role = ROLE_NONE;
 
 	if (role_asked(r->role, &role, &err) < 0 ||

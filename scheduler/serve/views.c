@@ -5,12 +5,14 @@
 #include "scheduler/core/drain.h"
 #include "scheduler/serve/serve_int.h"
 
+/* A type cannot stand in parentheses. NOLINTBEGIN(bugprone-macro-parentheses) */
 #define NEW(a, Type, INIT)                               \
 	({                                               \
 		Type *p_ = arena_get((a), sizeof(Type)); \
 		*p_ = (Type)INIT;                        \
 		p_;                                      \
 	})
+/* NOLINTEND(bugprone-macro-parentheses) */
 
 Um__Nic *view_nic(const struct core_nic *nic, struct arena *a)
 {

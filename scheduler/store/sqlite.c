@@ -73,7 +73,7 @@ static int number(struct backend *b, const char *sql, int64_t *out, struct err *
 
 static int schema(struct backend *b, struct err *err)
 {
-	int64_t version;
+	int64_t version = 0;
 	int rc = number(b, "PRAGMA user_version", &version, err);
 
 	if (rc < 0)
