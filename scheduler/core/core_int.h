@@ -65,7 +65,9 @@ void out_log(struct core_out *out, const char *kind, const char *name, const cha
  * looked at again. */
 uint64_t loss_tick(struct core *core, struct core_host *host, uint64_t silent, uint64_t now,
 	uint64_t mono, struct core_out *out);
-void loss_back(struct core_guest *guest, enum core_phase before, struct core_out *out);
+/* Heard of again.  RAN_SINCE: what its host said before the loss, 0: it had not started. */
+void loss_back(
+	struct core_guest *guest, enum core_phase before, uint64_t ran_since, struct core_out *out);
 int loss_recover(
 	struct core *core, struct core_guest *guest, struct core_out *out, struct err *err);
 /* Stopped on a host that is lost since, and now to run. */

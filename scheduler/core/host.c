@@ -154,6 +154,7 @@ static void note(struct core *core, struct core_guest *guest, const struct core_
 	uint64_t now, struct core_out *out)
 {
 	enum core_phase before = guest->phase;
+	uint64_t ran_since = guest->started_at;
 	bool was_ready = guest->ready;
 
 	if (!takes_phase(seen->phase))
@@ -174,7 +175,7 @@ static void note(struct core *core, struct core_guest *guest, const struct core_
 	guest->troubles = (uint8_t)(seen->troubles < UINT8_MAX ? seen->troubles : UINT8_MAX);
 	if (seen->generation == guest->generation)
 		guest->unfenced = false;
-	loss_back(guest, before, out);
+	loss_back(guest, before, ran_since, out);
 	/* Ready under an older spec is not ready. */
 	guest_set_ready(guest, seen->phase == CORE_RUNNING && seen->ready && !guest->deleting &&
 				       seen->generation == guest->generation);
@@ -286,7 +287,7 @@ int core_host_hello(struct core *core, const struct core_hostfacts *facts,
 			guest_unplace(core, guest, "gave way to guests of higher priority", out);
 		} else {
 			guest_set_phase(guest, CORE_PLACED, "its host is back without it");
-			loss_back(guest, CORE_LOST, out);
+			loss_back(guest, CORE_LOST, 0, out);
 			out_dirty_guest(out, guest);
 		}
 	}

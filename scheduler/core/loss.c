@@ -102,10 +102,15 @@ uint64_t loss_tick(struct core *core, struct core_host *host, uint64_t silent, u
 	return FOR_GOOD;
 }
 
-void loss_back(struct core_guest *guest, enum core_phase before, struct core_out *out)
+void loss_back(
+	struct core_guest *guest, enum core_phase before, uint64_t ran_since, struct core_out *out)
 {
+	/* An agent that is quick has started it again before it heard of anything. */
+	bool goes_on =
+		guest->phase == CORE_RUNNING && (!ran_since || guest->started_at == ran_since);
+
 	if (before != CORE_LOST || !guest->want_run || guest->deleting ||
-		policy(guest) != CORE_LOSS_NONE || guest->phase == CORE_RUNNING)
+		policy(guest) != CORE_LOSS_NONE || goes_on)
 		return;
 	guest->want_run = false;
 	guest_set_reason(guest, "its host was lost; start it when you want it");

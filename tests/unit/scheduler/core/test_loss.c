@@ -463,6 +463,39 @@ static void test_none(void **state)
 	world_close(&w);
 }
 
+/* Its host's agent has started it again before it heard of anything: that is another run. */
+static void test_none_started_again(void **state)
+{
+	struct core_observed seen = {.phase = CORE_RUNNING, .ready = true, .reason = ""};
+	const struct core_hostfacts facts = {.name = "h1", .memory = 1ull << 30, .cpu = 4000};
+	const struct core_guest *g;
+	struct world w;
+	struct lab lab;
+
+	(void)state;
+	g = one(&w, &lab, CORE_LOSS_NONE);
+	seen.uid = g->uid;
+	seen.epoch = g->epoch;
+	seen.generation = g->generation;
+	seen.disk_generation = g->disk_generation;
+	seen.started_at = 1000;
+	for (unsigned i = 0; i < 3; i++) {
+		/* At first it starts; then it has gone on; then it was started anew. */
+		seen.started_at = i < 2 ? 1000 : 2000;
+		if (i == 0)
+			unit_ok(core_observe(w.core, "h1", &seen, 1, w.now, &w.out, &w.err),
+				&w.err);
+		else
+			unit_ok(core_host_hello(
+					w.core, &facts, &seen, 1, w.now, w.now, &w.out, &w.err),
+				&w.err);
+		assert_int_equal(g->want_run, i < 2);
+		silence(&w, 4000);
+		silence(&w, 4000);
+	}
+	world_close(&w);
+}
+
 /* What runs was started under `wait`: its agent does not end it with the lease. */
 static void test_policy_changed_just_now(void **state)
 {
@@ -523,6 +556,7 @@ int main(void)
 		cmocka_unit_test(test_remove_with_orphans),
 		cmocka_unit_test(test_remove_joining),
 		cmocka_unit_test(test_none),
+		cmocka_unit_test(test_none_started_again),
 		cmocka_unit_test(test_policy_changed_just_now),
 		cmocka_unit_test(test_stopped),
 	};
