@@ -3,11 +3,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <time.h>
@@ -15,10 +13,8 @@
 
 #include "image/store_int.h"
 #include "lib/fs.h"
+#include "lib/proc.h"
 #include "lib/str.h"
-
-#define LOCK_TRIES 10
-#define LOCK_MS 50
 
 struct artefact *imgstore_find(struct imgstore *store, const uint8_t id[MANIFEST_HASH])
 {
@@ -179,7 +175,7 @@ static int empty_trash(
 static int open_dir(struct imgstore *store, const char *dir, struct err *err)
 {
 	char path[PATH_MAX];
-	int rc = str_copy(store->dir, sizeof(store->dir), dir), tries = LOCK_TRIES;
+	int rc = str_copy(store->dir, sizeof(store->dir), dir);
 
 	if (rc < 0)
 		return err_set(err, rc, "store folder: path is too long");
@@ -193,10 +189,7 @@ static int open_dir(struct imgstore *store, const char *dir, struct err *err)
 	store->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (store->lock_fd < 0)
 		return err_errno(err, errno, "%s", path);
-	/* A child that a killed agent had just forked has it until its exec. */
-	while ((rc = flock(store->lock_fd, LOCK_EX | LOCK_NB)) < 0 && tries-- > 0)
-		(void)poll(NULL, 0, LOCK_MS);
-	if (rc < 0)
+	if (proc_lock(store->lock_fd) < 0)
 		return err_set(err, -EBUSY, "the store %s is used by another program", dir);
 	return 0;
 }

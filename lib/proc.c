@@ -3,17 +3,22 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "lib/str.h"
+
+#define LOCK_TRIES 10
+#define LOCK_MS 50
 
 /* Reads a small file of /proc; these never block. */
 static int read_small(const char *path, char *buf, size_t size)
@@ -242,4 +247,16 @@ uint32_t proc_cpus(void)
 		n = CPU_COUNT_S(size, set);
 	CPU_FREE(set);
 	return n > 0 ? (uint32_t)n : 1;
+}
+
+int proc_lock(int fd)
+{
+	int tries = LOCK_TRIES;
+
+	while (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		if (tries-- <= 0)
+			return -errno;
+		(void)poll(NULL, 0, LOCK_MS);
+	}
+	return 0;
 }

@@ -44,5 +44,8 @@ uint64_t proc_wall_ms(void);
 uint64_t proc_wall_us(void);
 /* The processors that this process may run on (a cpuset may leave it few), at least 1. */
 uint32_t proc_cpus(void);
+/* Takes flock(2) of FD alone.  Waits half a second for it: a child that a killed process had
+ * just forked has it until its exec.  For start-up: it blocks.  -errno. */
+int proc_lock(int fd);
 
 #endif

@@ -2,10 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -30,8 +28,6 @@
 #include "node-agent/relay.h"
 #include "node-agent/report.h"
 
-#define LOCK_TRIES 10
-#define LOCK_MS 50
 #define SWEEP_AGE_S (7 * 24 * 3600) /* of transfers that nobody went on with */
 
 int agent_path(const struct agent *agent, const char *name, char path[PATH_MAX], struct err *err)
@@ -52,7 +48,7 @@ void agent_cgroup(const struct agentconf *config, char out[128])
 int agent_lock(const struct agentconf *config, int *fd, struct err *err)
 {
 	char path[PATH_MAX];
-	int lock, tries = LOCK_TRIES, rc = fs_mkdirs(config->state, 0711, err);
+	int lock, rc = fs_mkdirs(config->state, 0711, err);
 
 	if (rc == 0)
 		rc = fs_join(path, sizeof(path), config->state, "lock", err);
@@ -61,10 +57,7 @@ int agent_lock(const struct agentconf *config, int *fd, struct err *err)
 	lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (lock < 0)
 		return err_errno(err, errno, "%s", path);
-	/* A child that an agent forked just before it was killed has it until its exec. */
-	while ((rc = flock(lock, LOCK_EX | LOCK_NB)) < 0 && tries-- > 0)
-		(void)poll(NULL, 0, LOCK_MS);
-	if (rc < 0) {
+	if (proc_lock(lock) < 0) {
 		(void)close(lock);
 		return err_set(err, -EBUSY, "an agent is running on %s", config->state);
 	}

@@ -122,6 +122,24 @@ static void test_cpus(void **state)
 	assert_int_equal(sched_setaffinity(0, sizeof(before), &before), 0);
 }
 
+static void test_lock(void **state)
+{
+	FILE *file = tmpfile();
+	char path[64];
+	int other;
+
+	(void)state;
+	assert_non_null(file);
+	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fileno(file));
+	other = open(path, O_RDWR | O_CLOEXEC);
+	assert_true(other >= 0);
+	assert_int_equal(proc_lock(fileno(file)), 0);
+	assert_int_equal(proc_lock(other), -EWOULDBLOCK);
+	(void)fclose(file);
+	assert_int_equal(proc_lock(other), 0);
+	(void)close(other);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -129,6 +147,7 @@ int main(void)
 		cmocka_unit_test(test_identity),
 		cmocka_unit_test(test_parse),
 		cmocka_unit_test(test_random_and_clocks),
+		cmocka_unit_test(test_lock),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
