@@ -156,11 +156,23 @@ static void tell_prune(const struct core_orphan *o, struct core_out *out)
 	out_action(out, &action);
 }
 
-bool orphan_wanted(const struct core *core, uint64_t epoch)
+static bool expected_on(const struct core_orphan *o, const char *host)
+{
+	return o->state == CORE_ORPHAN_EXPECTED && strcmp(o->host, host) == 0;
+}
+
+const struct core_orphan *core_orphan_expected(
+	const struct core *core, uint64_t uid, const char *host, uint64_t epoch)
 {
 	const struct core_orphan *o = get(core, epoch);
+	const struct core_guest *guest = core_guest(core, uid);
 
-	return o && o->state == CORE_ORPHAN_EXPECTED;
+	if (o && expected_on(o, host))
+		return o;
+	for (o = guest ? guest->orphans : NULL; o; o = o->guest_next)
+		if (o->epoch < epoch && expected_on(o, host))
+			return o;
+	return NULL;
 }
 
 static void not_there(struct core *core, struct core_orphan *o, struct core_out *out)

@@ -51,6 +51,10 @@ struct core_orphan {
 };
 const struct core_orphan *core_orphan(const struct core *core, uint64_t epoch);
 const struct core_orphan *core_orphans(const struct core *core); /* ->hh.next */
+/* What the disk of the guest that HOST is to lose under EPOCH is expected as, under that epoch or
+ * an older one: then it is to be kept.  NULL: it is not. */
+const struct core_orphan *core_orphan_expected(
+	const struct core *core, uint64_t uid, const char *host, uint64_t epoch);
 
 /* ---------------------------------------------------------------- events */
 
@@ -70,8 +74,6 @@ void orphan_expect(struct core *core, const struct core_guest *guest, struct cor
 /* The same of any host that has a disk of it, of that epoch. */
 void orphan_expect_on(struct core *core, const struct core_guest *guest,
 	const struct core_host *host, uint64_t epoch, const char *why, struct core_out *out);
-/* Is the disk of what HOST has under this epoch to be kept? */
-bool orphan_wanted(const struct core *core, uint64_t epoch);
 /* HOST has nothing of a guest under this epoch (any more): what was expected is not there. */
 void orphan_absent(
 	struct core *core, const struct core_host *host, uint64_t epoch, struct core_out *out);

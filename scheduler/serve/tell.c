@@ -315,26 +315,10 @@ static Um__GuestRemove *removal(struct part *p, uint64_t uid, uint64_t epoch)
 	return r;
 }
 
-/* What the host has of a guest that goes may be expected as an orphan, under an older epoch than
- * that which is told to go: then its disk stays. */
-static const struct core_orphan *kept_of(const struct part *p, uint64_t uid, uint64_t epoch)
-{
-	const struct core_orphan *o = core_orphan(p->s->core, epoch);
-	const struct core_guest *g = core_guest(p->s->core, uid);
-
-	if (o && o->state == CORE_ORPHAN_EXPECTED && strcmp(o->host, p->agent->host) == 0)
-		return o;
-	for (o = g ? g->orphans : NULL; o; o = o->guest_next)
-		if (o->state == CORE_ORPHAN_EXPECTED && o->epoch < epoch &&
-			strcmp(o->host, p->agent->host) == 0)
-			return o;
-	return NULL;
-}
-
 /* Whoever says that it must go says also whether its disk stays. */
 static void add_remove(struct part *p, uint64_t uid, uint64_t epoch)
 {
-	const struct core_orphan *o = kept_of(p, uid, epoch);
+	const struct core_orphan *o = core_orphan_expected(p->s->core, uid, p->agent->host, epoch);
 	Um__GuestRemove *r = removal(p, uid, epoch);
 
 	r->keep_disk = o != NULL;

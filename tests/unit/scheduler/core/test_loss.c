@@ -26,17 +26,23 @@ static const struct core_guest *one(struct world *w, struct lab *lab, enum core_
 	return g;
 }
 
-static void back(struct world *w, uint64_t uid, uint64_t epoch, enum core_phase phase)
+static void hello(struct world *w, const struct core_observed *seen)
 {
 	struct core_hostfacts facts = {.memory = 1ull << 30, .disk = 1ull << 40, .cpu = 4000};
-	struct core_observed seen = {
-		.uid = uid, .epoch = epoch, .generation = 1, .phase = phase, .reason = ""};
 
 	(void)str_copy(facts.name, sizeof(facts.name), "h1");
 	core_out_reset(&w->out);
-	unit_ok(core_host_hello(w->core, &facts, &seen, 1, w->now, w->now, &w->out, &w->err),
+	unit_ok(core_host_hello(w->core, &facts, seen, 1, w->now, w->now, &w->out, &w->err),
 		&w->err);
 	check(w);
+}
+
+static void back(struct world *w, uint64_t uid, uint64_t epoch, enum core_phase phase)
+{
+	const struct core_observed seen = {
+		.uid = uid, .epoch = epoch, .generation = 1, .phase = phase, .reason = ""};
+
+	hello(w, &seen);
 }
 
 static void test_restart(void **state)
@@ -151,6 +157,28 @@ static void say_unread(struct world *w, uint64_t epoch)
 	assert_true(o->facts.uid > 0);
 }
 
+static bool wanted(const struct world *w, uint64_t epoch)
+{
+	const struct core_orphan *o = core_orphan(w->core, epoch);
+
+	return o && o->state == CORE_ORPHAN_EXPECTED;
+}
+
+/* Lost, and placed again where it was, which still has it under *EPOCH. */
+static const struct core_guest *one_back(struct world *w, struct lab *lab, uint64_t *epoch)
+{
+	const struct core_guest *g = one(w, lab, CORE_LOSS_RESTART);
+
+	*epoch = g->epoch;
+	unit_ok(core_cordon(w->core, "h2", true, w->now, &w->out, &w->err), &w->err);
+	silence(w, 4000);
+	silence(w, 1500);
+	assert_null(g->host);
+	back_with(w, g->uid, *epoch, 0);
+	assert_string_equal(g->host->name, "h1");
+	return g;
+}
+
 static void test_orphan(void **state)
 {
 	const struct core_orphan *o;
@@ -169,8 +197,8 @@ static void test_orphan(void **state)
 	assert_non_null(o);
 	assert_int_equal(o->state, CORE_ORPHAN_EXPECTED);
 	assert_string_equal(o->host, "h1");
-	assert_true(orphan_wanted(w.core, epoch));
-	assert_false(orphan_wanted(w.core, g->epoch));
+	assert_true(wanted(&w, epoch));
+	assert_false(wanted(&w, g->epoch));
 	/* It is back, and still has it as a guest; then as an orphan. */
 	back_with(&w, g->uid, epoch, 0);
 	assert_int_equal(core_orphan(w.core, epoch)->state, CORE_ORPHAN_EXPECTED);
@@ -211,7 +239,7 @@ static void test_orphan_not_wanted(void **state)
 	epoch = g->epoch;
 	silence(&w, 4000);
 	silence(&w, 1500);
-	assert_true(orphan_wanted(w.core, epoch));
+	assert_true(wanted(&w, epoch));
 	delete_lab(&w);
 	assert_null(core_orphan(w.core, epoch));
 	world_close(&w);
@@ -233,15 +261,8 @@ static void test_back_where_it_was(void **state)
 	struct lab lab;
 
 	(void)state;
-	g = one(&w, &lab, CORE_LOSS_RESTART);
-	epoch = g->epoch;
-	unit_ok(core_cordon(w.core, "h2", true, w.now, &w.out, &w.err), &w.err);
-	silence(&w, 4000);
-	silence(&w, 1500);
-	assert_null(g->host);
-	back_with(&w, g->uid, epoch, 0);
-	assert_string_equal(g->host->name, "h1");
-	assert_true(orphan_wanted(w.core, epoch));
+	g = one_back(&w, &lab, &epoch);
+	assert_true(wanted(&w, epoch));
 	say_orphan(&w, g->uid, epoch, false);
 	assert_int_equal(actions(&w, CORE_TELL_GUEST), 1);
 	world_close(&w);
@@ -258,13 +279,7 @@ static void test_pruned_and_deleted(void **state)
 	struct lab lab;
 
 	(void)state;
-	g = one(&w, &lab, CORE_LOSS_RESTART);
-	epoch = g->epoch;
-	unit_ok(core_cordon(w.core, "h2", true, w.now, &w.out, &w.err), &w.err);
-	silence(&w, 4000);
-	silence(&w, 1500);
-	back_with(&w, g->uid, epoch, 0);
-	assert_string_equal(g->host->name, "h1");
+	g = one_back(&w, &lab, &epoch);
 	unit_ok(core_prune(w.core, epoch, &w.out, &w.err), &w.err);
 	seen.uid = g->uid;
 	seen.epoch = g->epoch;
@@ -289,15 +304,9 @@ static void test_back_with_nothing(void **state)
 	struct lab lab;
 
 	(void)state;
-	g = one(&w, &lab, CORE_LOSS_RESTART);
-	epoch = g->epoch;
-	unit_ok(core_cordon(w.core, "h2", true, w.now, &w.out, &w.err), &w.err);
-	silence(&w, 4000);
-	silence(&w, 1500);
-	back_with(&w, g->uid, epoch, 0);
-	assert_string_equal(g->host->name, "h1");
+	g = one_back(&w, &lab, &epoch);
 	observe(&w, g, CORE_STARTING, false);
-	assert_true(orphan_wanted(w.core, epoch));
+	assert_true(wanted(&w, epoch));
 	observe(&w, g, CORE_RUNNING, false);
 	assert_null(core_orphan(w.core, epoch));
 	/* Its host tells of it after all. */
@@ -466,8 +475,7 @@ static void test_none(void **state)
 /* Its host's agent has started it again before it heard of anything: that is another run. */
 static void test_none_started_again(void **state)
 {
-	struct core_observed seen = {.phase = CORE_RUNNING, .ready = true, .reason = ""};
-	const struct core_hostfacts facts = {.name = "h1", .memory = 1ull << 30, .cpu = 4000};
+	struct core_observed seen = {.generation = 1, .phase = CORE_RUNNING, .reason = ""};
 	const struct core_guest *g;
 	struct world w;
 	struct lab lab;
@@ -476,23 +484,18 @@ static void test_none_started_again(void **state)
 	g = one(&w, &lab, CORE_LOSS_NONE);
 	seen.uid = g->uid;
 	seen.epoch = g->epoch;
-	seen.generation = g->generation;
-	seen.disk_generation = g->disk_generation;
 	seen.started_at = 1000;
-	for (unsigned i = 0; i < 3; i++) {
-		/* At first it starts; then it has gone on; then it was started anew. */
-		seen.started_at = i < 2 ? 1000 : 2000;
-		if (i == 0)
-			unit_ok(core_observe(w.core, "h1", &seen, 1, w.now, &w.out, &w.err),
-				&w.err);
-		else
-			unit_ok(core_host_hello(
-					w.core, &facts, &seen, 1, w.now, w.now, &w.out, &w.err),
-				&w.err);
-		assert_int_equal(g->want_run, i < 2);
-		silence(&w, 4000);
-		silence(&w, 4000);
-	}
+	unit_ok(core_observe(w.core, "h1", &seen, 1, w.now, &w.out, &w.err), &w.err);
+	assert_true(g->want_run);
+	silence(&w, 4000);
+	silence(&w, 4000);
+	hello(&w, &seen); /* it has gone on */
+	assert_true(g->want_run);
+	silence(&w, 4000);
+	silence(&w, 4000);
+	seen.started_at = 2000;
+	hello(&w, &seen);
+	assert_false(g->want_run);
 	world_close(&w);
 }
 
