@@ -129,8 +129,7 @@ lose_and_find "host lost that alone has an image" h1 only bed crash h1
 equal "they have its files" 6291456 "$(ctl exec only/r-1 -- stat -c %s /noise | tr -d '\r')"
 check "delete them" ctl delete only
 check "the host comes back" bed start h1
-# What was killed often waits up to a minute.
-check "all but the one with 'none' are ready" wait_until 120 all_ready loss $((ALL - 1))
+check "all but the one with 'none' are ready" wait_until 60 all_ready loss $((ALL - 1))
 check "its user starts it" ctl start loss/n
 check "all are ready again" wait_until 60 all_there
 gone() { ! ctl get deployments -o name | grep -qx only; }
