@@ -198,7 +198,7 @@ static void print_one(const struct report *r)
 
 static int print_many(const struct reports *rs)
 {
-	struct report sum = {.ready = false};
+	struct report sum;
 	int64_t *totals = calloc(rs->count + 1, sizeof(*totals));
 	size_t n = 0, middle;
 	int rc;

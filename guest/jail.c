@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/personality.h>
@@ -17,7 +18,6 @@
 #include <unistd.h>
 
 #include "guest/jail_int.h"
-#include "lib/str.h"
 
 #define FDS_MAX 16
 
@@ -175,18 +175,17 @@ static __attribute__((noreturn)) void reap(const struct lines *l, pid_t program)
  * host is there for.  Where /proc cannot be written that is no reason not to start. */
 static void first_out_of_memory(void)
 {
+	int fd = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
 	char text[16] = "";
-	int fd = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC), size;
-	ssize_t n = fd < 0 ? -1 : pread(fd, text, sizeof(text) - 1, 0);
-	long adj = n > 0 ? strtol(text, NULL, 10) + JAIL_OOM_MORE : OOM_SCORE_ADJ_MAX;
+	long adj;
 
-	size = str_format(
-		text, sizeof(text), "%ld", adj < OOM_SCORE_ADJ_MAX ? adj : OOM_SCORE_ADJ_MAX);
-	if (fd >= 0 && size > 0)
-		n = pwrite(fd, text, (size_t)size, 0);
-	(void)n;
-	if (fd >= 0)
-		(void)close(fd);
+	if (fd < 0)
+		return;
+	if (pread(fd, text, sizeof(text) - 1, 0) > 0) {
+		adj = strtol(text, NULL, 10) + JAIL_OOM_MORE;
+		(void)dprintf(fd, "%ld", adj < OOM_SCORE_ADJ_MAX ? adj : OOM_SCORE_ADJ_MAX);
+	}
+	(void)close(fd);
 }
 
 static int enter(const struct jail_spec *spec, const struct lines *l, struct err *err)

@@ -378,7 +378,8 @@ static void saved(struct guest *g, const struct life_job *job)
 		g->discard = false;
 	if (g->ended && g->saved_revision == g->revision)
 		g->noted = true;
-	report_guest(g);
+	if (job->spec_data) /* its generation may be told */
+		report_guest(g);
 }
 
 static void disk_made(struct guest *g, const struct life_job *job)

@@ -155,6 +155,7 @@ static const struct core_deployment *all_of(
 static void act_on_all(
 	struct doing *d, const struct core_deployment *deployment, enum core_verb verb)
 {
+	const char *which = *d->only_on ? "the lost host " : "a lost host";
 	const struct core_group *group;
 	const struct core_guest *g;
 	size_t left = 0, before = d->done + d->failed;
@@ -174,12 +175,11 @@ static void act_on_all(
 		return;
 	if (d->done + d->failed == before) {
 		(void)err_set(&err, -EBUSY, "no guest of '%s' is on %s%.60s", deployment->name,
-			*d->only_on ? "the lost host " : "a lost host", d->only_on);
+			which, d->only_on);
 		failed(d, &err);
 	} else if (left) {
 		say(d, "%zu others of '%s' are not on %s%s and were left alone", left,
-			deployment->name, *d->only_on ? "the lost host " : "a lost host",
-			d->only_on);
+			deployment->name, which, d->only_on);
 	}
 }
 

@@ -51,7 +51,7 @@ defaults: {image: busybox, kernel: fast, memory: 256M, networks: [n]}
 guests: {a: {}, b: {memory: 64M}}
 Y
 check "two guests are ready" ctl apply -f "$STATE/lab.yaml" --wait --timeout 60s || exit 1
-# As little as makes the host's kernel look: it adds up what was before.
+# Too little to tell of, but the host's kernel looks again.
 was=$(stalled)
 a_little() { (echo "$BASHPID" > "$group/cgroup.procs"; dd if="$STATE/large" of=/dev/null bs=1M count=40 iflag=fullblock; test "$(stalled)" -gt "$was"); }
 check "somebody stands still for a moment" wait_until 10 a_little
